@@ -1,0 +1,217 @@
+"""The inner loop: differentiable gradient descent on the support set of many environments at once.
+
+Sources: C. Finn, P. Abbeel, S. Levine, "Model-agnostic meta-learning for fast adaptation of deep networks", ICML 2017
+[Finn17]; S. Takagi et al., "Analysis of trainability of gradient-based multi-environment learning from gradient norm
+regularization perspective", 2021 [T21]; "LIL": linearity in the inner loop, 2022 [L22].
+
+The forward pass is vmapped over environments and differentiated *outside* of vmap. The other way round
+(``vmap(grad(...))``) gives silently wrong second-order gradients through batch normalisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_gp.environments import Examples
+
+Parameters: TypeAlias = dict[str, Tensor]
+Loss: TypeAlias = Callable[[Parameters, Tensor, Tensor], Tensor]
+"""``loss(parameters, x, y)``: the scalar loss of one environment, x (K, *feature), y (K, *target)."""
+Rates: TypeAlias = float | Tensor | Mapping[str, float | Tensor]
+"""One inner rate for all parameters, or one per parameter name; a Tensor of the parameter's shape is elementwise."""
+InnerOptimizer: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The path θ_0 … θ_S of the adapted parameters in each of E environments.
+
+    Attributes:
+        parameters: S + 1 dicts of tensors (E, *shape): θ_0 … θ_S, only the adapted parameters.
+        gradients: the inner-loss gradients g_0 … g_{S-1}, and g_S if ``final_gradient=True`` was asked for.
+        shared: the parameters that the inner loop leaves alone, (*shape).
+    """
+
+    parameters: tuple[Parameters, ...]
+    gradients: tuple[Parameters, ...]
+    shared: Parameters
+
+    @property
+    def steps(self) -> int:
+        """Number of inner steps S."""
+        return len(self.parameters) - 1
+
+    @property
+    def path_length(self) -> Tensor:
+        """Σ_k ‖θ_{k+1} − θ_k‖ in each environment, (E,) [L22, Eq. 8]."""
+        pairs = zip(self.parameters[:-1], self.parameters[1:], strict=True)
+        return torch.stack([norm_per_environment(difference(after, before)) for before, after in pairs]).sum(0)
+
+
+def difference(left: Parameters, right: Parameters) -> Parameters:
+    """``left − right``, name by name."""
+    return {name: left[name] - right[name] for name in left}
+
+
+def norm_per_environment(stacked: Parameters) -> Tensor:
+    """Euclidean norm over all parameters of each environment: tensors (E, *shape) -> (E,).
+
+    Its derivative at zero is zero, so that a path of length 0 has a finite gradient.
+    """
+    squares = torch.stack([value.flatten(1).square().sum(1) for value in stacked.values()]).sum(0)
+    positive = squares > 0
+    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
+
+
+def over_environments(
+    function: Callable[..., Any], stacked: Parameters, shared: Parameters, *tensors: Tensor
+) -> Any:
+    """``function(parameters, *tensors)`` in each environment, vectorised.
+
+    Args:
+        function: takes one environment's parameters and tensors (without the environment axis); returns a pytree.
+        stacked: parameters (E, *shape) that differ between environments.
+        shared: parameters (*shape) that do not.
+        *tensors: each (E, ...).
+
+    Returns:
+        What ``function`` returns, each tensor with a leading environment axis.
+    """
+
+    def call(own: Parameters, *slices: Tensor) -> Any:
+        return function({**shared, **own}, *slices)
+
+    if tensors[0].shape[0] == 1:
+        # No vmap for a single environment: it costs nothing to unpack, and networks that vmap cannot map still work.
+        out = call({name: value[0] for name, value in stacked.items()}, *(tensor[0] for tensor in tensors))
+        return torch.utils._pytree.tree_map(lambda value: value.unsqueeze(0), out)
+    return torch.vmap(call, randomness="different")(stacked, *tensors)
+
+
+def adapt(
+    loss: Loss,
+    parameters: Parameters,
+    support: Examples,
+    lr: Rates,
+    steps: int = 1,
+    *,
+    first_order: bool = False,
+    adapted: Collection[str] | None = None,
+    create_graph: bool = True,
+    final_gradient: bool = False,
+    inner_optimizer: InnerOptimizer | None = None,
+) -> Trajectory:
+    """Gradient descent on each environment's support loss: θ_{k+1} = θ_k − α ∇L_τ^tr(θ_k) [T21, Eq. 3].
+
+    Args:
+        loss: the scalar loss of one environment.
+        parameters: θ_0, tensors (*shape) shared by all environments.
+        support: x (E, K, *feature), y (E, K, *target).
+        lr: α, a number, a tensor (learned rates get their gradient) or one per parameter name.
+        steps: S ≥ 1, the number of inner steps.
+        first_order: drop the Jacobian of the inner steps (FOMAML): gradients are treated as constants.
+        adapted: names that the inner loop updates; None for all.
+        create_graph: keep the path differentiable; False for evaluation, where nothing outlives its step.
+        final_gradient: also compute g_S, which amplitude consistency needs.
+        inner_optimizer: builds any ``torch.optim`` optimizer from a list of tensors, made differentiable by
+            ``higher``; replaces plain gradient descent, and ``lr`` is ignored.
+
+    Returns:
+        The trajectory; ``create_graph=False`` detaches it.
+
+    Raises:
+        ValueError: if ``steps`` < 1, or ``adapted`` names an unknown parameter or none.
+
+    Example:
+        >>> def loss(p, x, y):
+        ...     return (p["w"] * x - y).square().mean()
+        >>> x = torch.ones(2, 3)
+        >>> path = adapt(loss, {"w": torch.zeros(())}, (x, 2 * x), lr=0.25)
+        >>> path.parameters[-1]["w"]
+        tensor([1., 1.])
+    """
+    names = _checked_names(parameters, adapted, steps)
+    x, y = support
+    count = x.shape[0]
+    shared = {name: value for name, value in parameters.items() if name not in names}
+    theta = {name: _stacked(parameters[name], count, create_graph) for name in parameters if name in names}
+    update = _gradient_descent(lr) if inner_optimizer is None else _higher_step(inner_optimizer, theta, create_graph)
+
+    second_order = create_graph and not first_order
+    path, gradients = [theta], []
+    with torch.enable_grad():
+        for _ in range(steps):
+            gradient = _gradient(loss, theta, shared, x, y, second_order)
+            theta = update(theta, gradient)
+            if not create_graph:
+                theta = {name: value.detach().requires_grad_() for name, value in theta.items()}
+            path.append(theta)
+            gradients.append(gradient)
+        if final_gradient:
+            gradients.append(_gradient(loss, theta, shared, x, y, second_order))
+    return Trajectory(tuple(path), tuple(gradients), shared)
+
+
+def _checked_names(parameters: Parameters, adapted: Collection[str] | None, steps: int) -> set[str]:
+    if steps < 1:
+        raise ValueError(f"steps={steps}: the inner loop needs at least 1 step (use ERM for none).")
+    if adapted is None:
+        return set(parameters)
+    unknown = set(adapted) - set(parameters)
+    if unknown or not adapted:
+        raise ValueError(f"adapted={sorted(adapted)} must name at least one of the parameters {sorted(parameters)}.")
+    return set(adapted)
+
+
+def _stacked(parameter: Tensor, count: int, create_graph: bool) -> Tensor:
+    """A view (E, *shape) of one parameter that the inner loop can differentiate by."""
+    if not create_graph:
+        parameter = parameter.detach()
+    expanded = parameter.expand(count, *parameter.shape)
+    return expanded if expanded.requires_grad else expanded.requires_grad_()
+
+
+def _gradient(loss: Loss, theta: Parameters, shared: Parameters, x: Tensor, y: Tensor, graph: bool) -> Parameters:
+    # Environments do not interact, so the gradient of the sum is every environment's own gradient.
+    total = over_environments(loss, theta, shared, x, y).sum()
+    gradients = torch.autograd.grad(total, list(theta.values()), create_graph=graph, materialize_grads=True)
+    return dict(zip(theta, gradients, strict=True))
+
+
+def _gradient_descent(lr: Rates) -> Callable[[Parameters, Parameters], Parameters]:
+    def update(theta: Parameters, gradient: Parameters) -> Parameters:
+        return {name: value - rate_of(lr, name) * gradient[name] for name, value in theta.items()}
+
+    return update
+
+
+def rate_of(lr: Rates, name: str) -> float | Tensor:
+    """The rate of one parameter."""
+    return lr[name] if isinstance(lr, Mapping) else lr
+
+
+def _higher_step(
+    build: InnerOptimizer, theta: Parameters, create_graph: bool
+) -> Callable[[Parameters, Parameters], Parameters]:
+    """One differentiable step of a ``torch.optim`` optimizer on all environments at once.
+
+    The optimizers that ``higher`` supports work element by element, so stacking environments does not mix them.
+    """
+    import higher
+
+    leaves = [value.detach().requires_grad_() for value in theta.values()]
+    optimizer = higher.optim.get_diff_optim(build(leaves), leaves, track_higher_grads=create_graph)
+
+    def update(theta: Parameters, gradient: Parameters) -> Parameters:
+        values = list(theta.values())
+        # `higher` wants to differentiate a loss itself; the callback puts the known gradient in place of its own.
+        placeholder = torch.stack([value.sum() for value in values]).sum()
+        stepped = optimizer.step(placeholder, params=values, grad_callback=lambda _: [gradient[n] for n in theta])
+        return dict(zip(theta, stepped, strict=True))
+
+    return update

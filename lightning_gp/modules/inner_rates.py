@@ -1,0 +1,88 @@
+"""Inner learning rates: one number, one per parameter, or learned with the initialisation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+InnerLR: TypeAlias = float | Mapping[str, float]
+Granularity: TypeAlias = Literal["scalar", "parameter", "element"]
+
+
+class InnerRates(nn.Module):
+    """The inner rate of each adapted parameter.
+
+    Args:
+        inner_lr: one rate, or one per parameter name or name prefix (the longest match counts).
+        parameters: the adapted parameters by name; learned rates take their shapes and precision from them.
+        learned: train the rates with the outer optimizer (Z. Li et al., "Meta-SGD", 2017).
+        per: granularity of learned rates: one ``"scalar"``, one per ``"parameter"``, or one per ``"element"``.
+
+    Raises:
+        ValueError: if a rate is negative or not finite, a name is unknown, or a parameter is left without a rate.
+
+    Example:
+        >>> head = {"head.weight": torch.zeros(1, 2), "head.bias": torch.zeros(1)}
+        >>> rates = InnerRates({"head": 0.1, "head.bias": 0.2}, head)
+        >>> rates()
+        {'head.weight': 0.1, 'head.bias': 0.2}
+    """
+
+    def __init__(
+        self,
+        inner_lr: InnerLR,
+        parameters: Mapping[str, Tensor],
+        learned: bool = False,
+        per: Granularity = "parameter",
+    ) -> None:
+        super().__init__()
+        if per not in ("scalar", "parameter", "element"):
+            raise ValueError(f"inner_lr_per={per!r} is unknown; use 'scalar', 'parameter' or 'element'.")
+        if learned and per == "scalar" and isinstance(inner_lr, Mapping):
+            raise ValueError("inner_lr_per='scalar' learns one rate; give inner_lr as one number, or another granularity.")
+        self.initial = _resolved(inner_lr, list(parameters))
+        self.rates = nn.ParameterDict()
+        if learned and per == "scalar":
+            name, rate = next(iter(self.initial.items()))
+            self.rates["all"] = nn.Parameter(parameters[name].new_tensor(rate))
+        elif learned:
+            for name, rate in self.initial.items():
+                shape = parameters[name].shape if per == "element" else ()
+                self.rates[name.replace(".", "/")] = nn.Parameter(parameters[name].new_full(shape, rate))
+
+    def forward(self) -> dict[str, float | Tensor]:
+        """The rate of each adapted parameter: numbers, or the learned tensors."""
+        if not self.rates:
+            return dict(self.initial)
+        if "all" in self.rates:
+            return dict.fromkeys(self.initial, self.rates["all"])
+        return {name: self.rates[name.replace(".", "/")] for name in self.initial}
+
+
+def _resolved(inner_lr: InnerLR, names: list[str]) -> dict[str, float]:
+    if not isinstance(inner_lr, Mapping):
+        return dict.fromkeys(names, _checked("inner_lr", inner_lr))
+    resolved: dict[str, tuple[int, float]] = {}
+    for key, value in inner_lr.items():
+        matches = [name for name in names if name == key or name.startswith(f"{key}.")]
+        if not matches:
+            raise ValueError(f"inner_lr names {key!r}, which is no adapted parameter nor a prefix of one; there are {names}.")
+        rate = _checked(f"inner_lr[{key!r}]", value)
+        for name in matches:
+            if len(key) >= resolved.get(name, (0, 0.0))[0]:
+                resolved[name] = (len(key), rate)
+    missing = [name for name in names if name not in resolved]
+    if missing:
+        raise ValueError(f"inner_lr gives no rate for {missing}; add these names or a prefix of them.")
+    return {name: resolved[name][1] for name in names}
+
+
+def _checked(name: str, rate: float) -> float:
+    rate = float(rate)
+    if not math.isfinite(rate) or rate < 0:
+        raise ValueError(f"{name}={rate} must be a finite number that is not negative (0 turns the inner loop off).")
+    return rate
