@@ -217,9 +217,10 @@ class EnvironmentModule(LightningModule):
         for name, statistic in self.statistics.items():
             mean, half_width = statistic.compute()
             shown = name in ("loss", "accuracy")
-            self.log(f"{stage}/{name}", mean.float(), prog_bar=shown)
+            # Every process holds the global numbers already; sync_dist says so to Lightning.
+            self.log(f"{stage}/{name}", mean.float(), prog_bar=shown, sync_dist=True)
             if stage == "test":
-                self.log(f"{stage}/{name}_ci95", half_width.float())
+                self.log(f"{stage}/{name}_ci95", half_width.float(), sync_dist=True)
 
     # -- checks -------------------------------------------------------------------------------------------------
 
