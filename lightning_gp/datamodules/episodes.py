@@ -103,6 +103,7 @@ class FewShotEpisodes(EpisodeDataset):
                 f"{split} split has {data.counts[smallest]} images; choose shots + queries <= {data.counts[smallest]}."
             )
         self.data = data
+        self._flat = np.asarray(data.images).reshape(len(data.images), -1)
         self.ways, self.shots, self.queries = ways, shots, queries
         self._starts = np.cumsum(data.counts) - data.counts
 
@@ -122,9 +123,9 @@ class FewShotEpisodes(EpisodeDataset):
 
         def gather(rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
             examples = rows.shape[1] * rows.shape[2]
-            x = self.data.images[rows.reshape(len(indices), examples)]
+            x = self._flat.take(rows.reshape(len(indices), examples), axis=0)  # faster than indexing with an array
             y = torch.arange(self.ways).repeat_interleave(rows.shape[2]).expand(len(indices), examples)
-            return torch.from_numpy(np.asarray(x)), y.contiguous()
+            return torch.from_numpy(x.reshape(*x.shape[:2], *self.data.images.shape[1:])), y.contiguous()
 
         return Environments(gather(images[:, :, : self.shots]), gather(images[:, :, self.shots :]))
 

@@ -15,12 +15,15 @@ _HOMES = {
     "cosine_similarity": "gradients",
     "environment_gradients": "gradients",
     "gradient_norm": "gradients",
+    "gradient_penalty": "penalties",
     "gradients_of_losses": "gradients",
     "hessian_eigenvalues": "curvature",
     "hessian_vector_product": "curvature",
+    "irmv1_penalty": "penalties",
     "pairwise_cosines": "gradients",
     "phase_consistency": "linearity",
     "phase_loss": "linearity",
+    "third_order_operators": "third_order",
 }
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -185,9 +185,16 @@ def _gradient(loss: Loss, theta: Parameters, shared: Parameters, x: Tensor, y: T
 
 def _gradient_descent(lr: Rates) -> Callable[[Parameters, Parameters], Parameters]:
     def update(theta: Parameters, gradient: Parameters) -> Parameters:
-        return {name: value - rate_of(lr, name) * gradient[name] for name, value in theta.items()}
+        return {name: stepped(value, gradient[name], rate_of(lr, name)) for name, value in theta.items()}
 
     return update
+
+
+def stepped(value: Tensor, gradient: Tensor, rate: float | Tensor) -> Tensor:
+    """``value − rate · gradient``, in one kernel where the rate is a number."""
+    if isinstance(rate, Tensor):
+        return value - rate * gradient
+    return torch.sub(value, gradient, alpha=rate)
 
 
 def rate_of(lr: Rates, name: str) -> float | Tensor:

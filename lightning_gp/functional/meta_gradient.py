@@ -4,9 +4,8 @@ With v_S = ∇L^te(θ_S) and the inner step θ_{k+1} = θ_k − α g(θ_k), the 
 
     v_k = v_{k+1} − (∂g/∂θ)(θ_k)ᵀ (α v_{k+1}),        ∇L̃ = v_0,        ∂L̃/∂α = −Σ_k g(θ_k) ∘ v_{k+1}
 
-(C. Finn, P. Abbeel, S. Levine, 2017; the products are those of A. Rajeswaran et al., "Meta-learning with implicit
-gradients", 2019, section 2, without its approximation). Each product may recompute its inner step, so memory does not
-grow with S; and since no graph outlives this function, the whole of it compiles.
+(C. Finn, P. Abbeel, S. Levine, "Model-agnostic meta-learning", 2017, Eq. 1, differentiated). Each product recomputes
+its inner step, so memory does not grow with S; or, under ``torch.compile``, the compiler decides what to keep.
 """
 
 from __future__ import annotations
@@ -18,16 +17,22 @@ import torch
 from torch import Tensor
 
 from lightning_gp.environments import Examples
-from lightning_gp.functional.adaptation import Loss, Parameters, Rates, over_environments, rate_of
+from lightning_gp.functional.adaptation import Loss, Parameters, Rates, over_environments, rate_of, stepped
+
+Total = Callable[[Parameters, Parameters], tuple[Tensor, Tensor]]
+"""``total(theta, shared)``: a scalar to differentiate, and the losses of the environments that it adds up."""
+Pullback = Callable[[Parameters], tuple[Parameters, Parameters]]
+"""Multiplies a vector by the Jacobian of the gradient, by ``theta`` and by ``shared``."""
 
 
 class MetaGradient(NamedTuple):
-    """The query losses and their mean's gradient.
+    """The query losses and the gradient of their weighted sum.
 
     Attributes:
         losses: adapted query loss of each environment, (E,).
-        parameters: gradient of ``losses.sum()`` by θ_0, tensors (*shape).
-        rates: gradient of ``losses.sum()`` by the inner rate of each adapted parameter, elementwise, (*shape).
+        parameters: gradient of ``weight · Σ losses`` by θ_0, tensors (*shape).
+        rates: gradient of the same by the inner rate of each adapted parameter, elementwise, (*shape); empty unless
+            asked for.
     """
 
     losses: Tensor
@@ -43,11 +48,13 @@ def meta_gradient(
     lr: Rates,
     steps: int = 1,
     *,
+    weight: float = 1.0,
     first_order: bool = False,
     adapted: Collection[str] | None = None,
-    recompute: bool = True,
+    rate_gradients: bool = False,
+    traceable: bool = False,
 ) -> MetaGradient:
-    """Value and gradient of Σ_τ L_τ^te(θ_S), θ_{k+1} = θ_k − α ∇L_τ^tr(θ_k) [T21, Eq. 3-5].
+    """Value and gradient of weight · Σ_τ L_τ^te(θ_S), θ_{k+1} = θ_k − α ∇L_τ^tr(θ_k) [Finn et al., 2017].
 
     Args:
         loss: the scalar loss of one environment.
@@ -56,9 +63,11 @@ def meta_gradient(
         query: x (E, Q, *feature), y (E, Q, *target).
         lr: the inner rate α, see ``adapt``.
         steps: S ≥ 1.
+        weight: factor of the sum; 1/E for the mean.
         first_order: leave out the Hessian-vector products (FOMAML).
         adapted: names that the inner loop updates; None for all.
-        recompute: run each inner step again for its Hessian-vector product instead of keeping its graph.
+        rate_gradients: also give the gradient by the inner rates.
+        traceable: use ``torch.func``, which ``torch.compile`` can trace; it keeps more in memory when not compiled.
 
     Returns:
         Losses and gradients; nothing in them carries a graph.
@@ -66,50 +75,86 @@ def meta_gradient(
     names = set(parameters) if adapted is None else set(adapted)
     count = support[0].shape[0]
     shared = {name: value.detach() for name, value in parameters.items() if name not in names}
-    theta = {
-        name: value.detach().expand(count, *value.shape) for name, value in parameters.items() if name in names
-    }
+    theta = {name: value.detach().expand(count, *value.shape) for name, value in parameters.items() if name in names}
     rates = {name: _detached(rate_of(lr, name)) for name in theta}
+    gradient_of, pullback_of = (_traced, _traced_pullback) if traceable else (_recorded, _recorded_pullback)
 
-    def inner(theta: Parameters, shared: Parameters) -> Parameters:
-        def total(theta: Parameters) -> Tensor:
-            return over_environments(loss, theta, shared, *support).sum()
-
-        gradient: Parameters = torch.func.grad(total)(theta)
-        return gradient
-
-    path: list[tuple[Parameters, Parameters, Callable[..., Any] | None]] = []
-    for _ in range(steps):
-        backward = None
-        if first_order or recompute:
-            gradient = inner(theta, shared)
-        else:
-            gradient, backward = torch.func.vjp(inner, theta, shared)
-        path.append((theta, gradient, backward))
-        theta = {name: theta[name] - rates[name] * gradient[name] for name in theta}
+    def inner(theta: Parameters, shared: Parameters) -> tuple[Tensor, Tensor]:
+        losses = over_environments(loss, theta, shared, *support)
+        return losses.sum(), losses
 
     def outer(theta: Parameters, shared: Parameters) -> tuple[Tensor, Tensor]:
         losses = over_environments(loss, theta, shared, *query)
-        return losses.sum(), losses
+        return weight * losses.sum(), losses
 
-    (v, shared_gradient), losses = torch.func.grad(outer, argnums=(0, 1), has_aux=True)(theta, shared)
-    rate_gradient = {name: torch.zeros_like(parameters[name]) for name in v}
+    path: list[tuple[Parameters, Parameters]] = []
+    for _ in range(steps):
+        gradient = gradient_of(inner, theta, shared)[0]
+        path.append((theta, gradient if rate_gradients else {}))
+        theta = {name: stepped(theta[name], gradient[name], rates[name]) for name in theta}
+
+    v, shared_gradient, losses = gradient_of(outer, theta, shared)
+    rate_gradient = {name: torch.zeros_like(parameters[name]) for name in v} if rate_gradients else {}
     while path:
-        theta, gradient, backward = path.pop()  # popped, so that each step's graph is freed as soon as it was used
-        rate_gradient = {name: rate_gradient[name] - (gradient[name] * v[name]).sum(0) for name in v}
+        theta, gradient = path.pop()
+        rate_gradient = {name: total - (gradient[name] * v[name]).sum(0) for name, total in rate_gradient.items()}
         if first_order:
             continue
-        if backward is None:
-            _, backward = torch.func.vjp(inner, theta, shared)
-        scaled = {name: rates[name] * v[name] for name in v}
-        theta_product, shared_product = backward(scaled)
-        v = {name: v[name] - theta_product[name] for name in v}
-        shared_gradient = {name: shared_gradient[name] - shared_product[name] for name in shared_gradient}
+        products, shared_products = pullback_of(inner, theta, shared)({name: rates[name] * v[name] for name in v})
+        v = {name: v[name] - products[name] for name in v}
+        shared_gradient = {name: shared_gradient[name] - shared_products[name] for name in shared_gradient}
 
-    total = {name: value.sum(0) for name, value in v.items()}
-    ordered = {name: (total if name in total else shared_gradient)[name] for name in parameters}
-    return MetaGradient(losses, ordered, rate_gradient)
+    total = {**shared_gradient, **{name: value.sum(0) for name, value in v.items()}}
+    return MetaGradient(losses, {name: total[name] for name in parameters}, rate_gradient)
 
 
 def _detached(rate: float | Tensor) -> float | Tensor:
     return rate.detach() if isinstance(rate, Tensor) else rate
+
+
+# Two ways to differentiate: recorded by autograd, which frees what the next line does not need, or by torch.func,
+# which the compiler can see through.
+
+
+def _leaves(values: Parameters) -> Parameters:
+    return {name: value.detach().requires_grad_() for name, value in values.items()}
+
+
+def _recorded(total: Total, theta: Parameters, shared: Parameters) -> tuple[Parameters, Parameters, Tensor]:
+    theta, shared = _leaves(theta), _leaves(shared)
+    with torch.enable_grad():
+        value, losses = total(theta, shared)
+        gradients = torch.autograd.grad(value, [*theta.values(), *shared.values()], materialize_grads=True)
+    return *_split(gradients, theta, shared), losses.detach()
+
+
+def _recorded_pullback(total: Total, theta: Parameters, shared: Parameters) -> Pullback:
+    theta, shared = _leaves(theta), _leaves(shared)
+    with torch.enable_grad():
+        value, _ = total(theta, shared)
+        gradient = torch.autograd.grad(value, list(theta.values()), create_graph=True, materialize_grads=True)
+
+    def pullback(vector: Parameters) -> tuple[Parameters, Parameters]:
+        inputs = [*theta.values(), *shared.values()]
+        products = torch.autograd.grad(gradient, inputs, [vector[name] for name in theta], materialize_grads=True)
+        return _split(products, theta, shared)
+
+    return pullback
+
+
+def _split(values: tuple[Tensor, ...], theta: Parameters, shared: Parameters) -> tuple[Parameters, Parameters]:
+    cut = len(theta)
+    return dict(zip(theta, values[:cut], strict=True)), dict(zip(shared, values[cut:], strict=True))
+
+
+def _traced(total: Total, theta: Parameters, shared: Parameters) -> tuple[Parameters, Parameters, Tensor]:
+    (theta_gradient, shared_gradient), losses = torch.func.grad(total, argnums=(0, 1), has_aux=True)(theta, shared)
+    return theta_gradient, shared_gradient, losses
+
+
+def _traced_pullback(total: Total, theta: Parameters, shared: Parameters) -> Pullback:
+    def gradient(theta: Parameters, shared: Parameters) -> Any:
+        return torch.func.grad(total, has_aux=True)(theta, shared)[0]
+
+    pullback: Pullback = torch.func.vjp(gradient, theta, shared)[1]
+    return pullback

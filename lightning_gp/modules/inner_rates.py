@@ -54,9 +54,14 @@ class InnerRates(nn.Module):
                 shape = parameters[name].shape if per == "element" else ()
                 self.rates[name.replace(".", "/")] = nn.Parameter(parameters[name].new_full(shape, rate))
 
+    @property
+    def learned(self) -> bool:
+        """Whether the outer optimizer trains the rates."""
+        return len(self.rates) > 0
+
     def forward(self) -> dict[str, float | Tensor]:
         """The rate of each adapted parameter: numbers, or the learned tensors."""
-        if not self.rates:
+        if not self.learned:
             return dict(self.initial)
         if "all" in self.rates:
             return dict.fromkeys(self.initial, self.rates["all"])

@@ -142,13 +142,13 @@ class MAML(EnvironmentModule):
         inputs = self.trained_parameters()
 
         def value_and_gradients(environments: Environments) -> tuple[Tensor, list[Tensor]]:
-            value, gradients = self._explicit(environments)
-            return value / total, [gradients[id(tensor)] / total for tensor in inputs]
+            value, gradients = self._explicit(environments, 1 / total)
+            return value, [gradients[id(tensor)] for tensor in inputs]
 
         return accumulated(value_and_gradients, self.pieces(batches), inputs)
 
-    def _explicit(self, environments: Environments) -> tuple[Tensor, dict[int, Tensor]]:
-        """Sum of the objectives and its gradient by every trained tensor, keyed by the tensor's id."""
+    def _explicit(self, environments: Environments, weight: float) -> tuple[Tensor, dict[int, Tensor]]:
+        """``weight`` times the sum of the objectives, and its gradient by every trained tensor, keyed by id."""
         parameters, rates = self.network_parameters(), self.inner_rates()
         result = self._meta_gradient(
             self.loss,
@@ -157,16 +157,19 @@ class MAML(EnvironmentModule):
             examples_of(environments, "query"),
             rates,
             self.inner_steps,
+            weight=weight,
             first_order=self.first_order,
             adapted=self.adapted,
-            recompute=self.recompute,
+            rate_gradients=self.inner_rates.learned,
+            traceable=self.compile_step,
         )
         gradients = {id(tensor): result.parameters[name] for name, tensor in parameters.items()}
-        for name, rate in rates.items():
-            if isinstance(rate, Tensor):
-                gradient = result.rates[name].sum_to_size(rate.shape)
-                gradients[id(rate)] = gradients[id(rate)] + gradient if id(rate) in gradients else gradient
-        return result.losses.sum(), gradients
+        for name, gradient in result.rates.items():
+            rate = rates[name]
+            assert isinstance(rate, Tensor)
+            gradient = gradient.sum_to_size(rate.shape)
+            gradients[id(rate)] = gradients[id(rate)] + gradient if id(rate) in gradients else gradient
+        return weight * result.losses.sum(), gradients
 
     def _check_explicit(self) -> None:
         if type(self).environment_objectives is not MAML.environment_objectives:
