@@ -4,9 +4,9 @@ With g = ∇L, H = ∇²L and T = ∇³L at the parameters θ, the Hessian of ½
 directional derivative of H(θ) g(θ) along v. Learning-rate theory keeps H² and drops Tg; these operators measure both.
 
 Sources:
-    [T21] S. Takagi, Y. Nagano, Y. Yoshida, M. Okada (2021), On the Trainability of Gradient-Based Multi-Environment
-    Learning, Fig. 5.
-    [T19] Y. Takagi, Y. Nagano, Y. Yoshida, M. Okada (2019), Meta-learning with two learning rates, App. B-D.
+    [T21] S. Takagi, Y. Nagano, Y. Yoshida, M. Okada (2021), Analysis of trainability of gradient-based
+    multi-environment learning from gradient norm regularization perspective, Fig. 5.
+    [T19] Takagi et al. (2019), Role of two learning rates in convergence of model-agnostic meta-learning, App. B-D.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def third_order_operators(loss: Loss, parameters: Mapping[str, Tensor], *, reduc
         gradients = torch.autograd.grad(
             loss(point), list(point.values()), create_graph=True, allow_unused=True, materialize_grads=True
         )
-        slope = sum((g * c.to(g)).sum() for g, c in zip(gradients, constant.values(), strict=True))
         # The quadratic term has a zero Hessian and keeps a loss whose gradient is constant differentiable.
-        return slope + sum(0.0 * p.square().sum() for p in point.values())
+        terms = [(g * c.to(g)).sum() for g, c in zip(gradients, constant.values(), strict=True)]
+        return torch.stack(terms + [0.0 * p.square().sum() for p in point.values()]).sum()
 
     tg = hessian_vector_product(along_gradient, parameters, reduce=reduce)
     return ThirdOrder(
