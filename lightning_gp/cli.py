@@ -15,6 +15,7 @@ lightning-gp: gradient-based multi-environment learning (MAML, IRM, gradient pen
   lightning-gp fit      --config FILE.yaml         train; the config names model, data and trainer
   lightning-gp validate --config FILE.yaml         evaluate on the validation episodes
   lightning-gp test     --config FILE.yaml         evaluate on the test episodes, with confidence intervals
+  lightning-gp dashboard --entity E --project P    build a Weights & Biases workspace (--dry-run prints it)
 
 Every option of the config can be given on the command line, as in --model.init_args.inner_lr=0.1.
   lightning-gp fit --help                          the trainer's options
@@ -48,6 +49,7 @@ def run_lightning(args: Sequence[str]) -> None:
         args=None if list(args) == sys.argv[1:] else list(args),
         auto_configure_optimizers=False,  # our modules take `optimizer` and `lr_scheduler` themselves
         parser_kwargs={"prog": "lightning-gp"},
+        save_config_kwargs={"overwrite": True},  # `fit` and then `test` of one config write to one folder
     )
 
 
@@ -58,7 +60,14 @@ def run_demo(args: Sequence[str]) -> None:
     demo(args)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"demo": run_demo}
+def run_dashboard(args: Sequence[str]) -> None:
+    """``dashboard``: a Weights & Biases workspace for this package's keys."""
+    from lightning_gp.dashboards import main as dashboard
+
+    dashboard(args)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"demo": run_demo, "dashboard": run_dashboard}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -86,18 +95,26 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     try:
         command(rest)
-    except (ValueError, TypeError, OSError) as error:
-        if os.environ.get("LIGHTNING_GP_DEBUG") or not _raised_by_us(error):
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        ours = _our_error(error)
+        if os.environ.get("LIGHTNING_GP_DEBUG") or ours is None:
             raise
-        print(f"lightning-gp: error: {error}", file=sys.stderr)
+        print(f"lightning-gp: error: {ours}", file=sys.stderr)
         return 2
     return 0
 
 
-def _raised_by_us(error: BaseException) -> bool:
-    """Whether the error is one of this package's own messages, for which a traceback adds nothing."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and os.path.dirname(os.path.abspath(__file__)) in os.path.abspath(frames[-1].filename)
+def _our_error(error: BaseException | None) -> BaseException | None:
+    """This package's own message behind ``error``, to which a traceback adds nothing; None if there is none.
+
+    The argument parser wraps what a constructor raises into an error that repeats the whole configuration.
+    """
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames and os.path.dirname(os.path.abspath(__file__)) in os.path.abspath(frames[-1].filename):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 if __name__ == "__main__":
