@@ -1,0 +1,156 @@
+"""A ready-made W&B workspace for what this package logs, built with the ``wandb-workspaces`` package.
+
+Panels find their curves by regular expressions on the keys, so they also show what a callback logs under a finer key
+(one curve per environment split, inner step or eigenvalue) without being rebuilt.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+STEP = "trainer/global_step"  # the x-axis that Lightning's WandbLogger defines
+MISSING = "The dashboard needs wandb-workspaces, which is not installed: pip install 'lightning-gp[dashboards]'"
+
+
+class Curves(NamedTuple):
+    """A line plot of every key that matches ``keys``, against the global step."""
+
+    title: str
+    keys: str
+    log_y: bool = False
+
+
+class Pictures(NamedTuple):
+    """A browser of the pictures logged under ``keys``, step by step."""
+
+    title: str
+    keys: tuple[str, ...]
+
+
+# `^.*` leaves room for the `prefix` of a callback.
+SECTIONS: dict[str, tuple[Curves | Pictures, ...]] = {
+    "training": (
+        Curves("Training loss", r"^train/loss(_step|_epoch)?$"),
+        Curves("Validation loss", r"^val/loss$"),
+        Curves("Validation accuracy", r"^val/accuracy$"),
+    ),
+    "adaptation": (
+        Curves("Query loss after k inner steps", r"^val/loss_step_\d+$"),
+        Curves("Query accuracy after k inner steps", r"^val/accuracy_step_\d+$"),
+    ),
+    "gradients": (
+        Curves("Gradient norm", r"^.*gradients/norm(_\d+)?(/.*)?$", log_y=True),
+        Curves("Cosine similarity", r"^.*gradients/cosine(_min)?$"),
+        Pictures("Norms and cosines", ("gradients/norm_histogram", "gradients/cosine_matrix")),
+    ),
+    "linearity": (
+        Curves("Phase consistency (1: straight)", r"^.*linearity/phase_consistency$"),
+        Curves("Amplitude consistency (1: constant)", r"^.*linearity/amplitude_consistency$"),
+    ),
+    "curvature": (
+        Curves("Hessian eigenvalues", r"^.*curvature/eigenvalue_\d+$"),
+        Curves("Residuals of the eigenpairs", r"^.*curvature/residual_\d+$", log_y=True),
+        Curves("Hessian-vector products", r"^.*curvature/products$"),
+        Curves("Trace", r"^.*curvature/trace(_standard_error)?$"),
+        Pictures("Spectral density", ("curvature/spectral_density",)),
+    ),
+    "learning-rate bounds": (
+        Curves("Inner rate and its bound", r"^.*learning_rates/inner(_critical)?$", log_y=True),
+        Curves("Outer rate and its bound", r"^.*learning_rates/outer(_critical)?$", log_y=True),
+        Curves("Rate / bound (above 1: diverges)", r"^.*learning_rates/(inner|outer)_ratio$", log_y=True),
+    ),
+}
+
+
+def build(entity: str, project: str, name: str = "lightning-gp") -> Any:
+    """The workspace, not saved yet; needs neither an account nor a network.
+
+    Args:
+        entity: W&B user or team.
+        project: W&B project.
+        name: of the workspace.
+
+    Returns:
+        A ``wandb_workspaces.workspaces.Workspace``; its ``save()`` needs an account.
+
+    Raises:
+        ImportError: if wandb-workspaces is not installed.
+        ValueError: if the entity or the project is empty.
+    """
+    for option, value in (("entity", entity), ("project", project)):
+        if not value.strip():
+            raise ValueError(f"{option}={value!r} is empty; name the W&B {option} that the runs are in.")
+    try:
+        import wandb_workspaces.workspaces as ws
+    except ImportError as error:
+        raise ImportError(MISSING) from error
+    sections = [
+        ws.Section(name=title, panels=[_panel(panel) for panel in panels], is_open=True)
+        for title, panels in SECTIONS.items()
+    ]
+    settings = ws.WorkspaceSettings(x_axis=STEP)
+    return ws.Workspace(entity=entity, project=project, name=name, sections=sections, settings=settings)
+
+
+def describe(entity: str, project: str, name: str = "lightning-gp") -> str:
+    """What ``build`` makes, as text: sections, panels and the keys of each.
+
+    Args:
+        entity: W&B user or team.
+        project: W&B project.
+        name: of the workspace.
+
+    Returns:
+        Several lines.
+
+    Raises:
+        ImportError: if wandb-workspaces is not installed.
+        ValueError: if the entity or the project is empty.
+    """
+    workspace = build(entity, project, name)
+    lines = [f"W&B workspace {workspace.name!r} of {workspace.entity}/{workspace.project}, x-axis {STEP}"]
+    for section in workspace.sections:
+        lines.append(f"{section.name}")
+        for panel in section.panels:
+            keys = getattr(panel, "metric_regex", None) or ", ".join(panel.media_keys)
+            lines.append(f"  {panel.title:<36} {keys}")
+    return "\n".join(lines)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """``lightning-gp dashboard``: saves the workspace and prints its address, or with ``--dry-run`` what it would be.
+
+    Args:
+        args: command-line arguments; None for the process's own.
+
+    Raises:
+        ImportError: if wandb-workspaces is not installed.
+        ValueError: if the entity or the project is empty, or W&B refuses to save (not logged in, no such project).
+    """
+    parser = argparse.ArgumentParser(prog="lightning-gp dashboard", description=__doc__.splitlines()[0])
+    parser.add_argument("--entity", required=True, help="W&B user or team")
+    parser.add_argument("--project", required=True, help="W&B project that the runs are in")
+    parser.add_argument("--name", default="lightning-gp", help="name of the workspace (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="print the workspace; needs no account")
+    options = parser.parse_args(args)
+    if options.dry_run:
+        print(describe(options.entity, options.project, options.name))
+        return
+    workspace = build(options.entity, options.project, options.name)
+    from wandb.errors import Error
+
+    try:
+        workspace.save()
+    except Error as error:
+        raise ValueError(f"W&B did not save the workspace: {error} (--dry-run shows it without an account.)") from error
+    print(f"Saved: {workspace.url}")
+
+
+def _panel(panel: Curves | Pictures) -> Any:
+    from wandb_workspaces.reports.v2.interface import LinePlot, MediaBrowser
+
+    if isinstance(panel, Pictures):
+        return MediaBrowser(title=panel.title, media_keys=list(panel.keys), gallery_axis="step")
+    return LinePlot(title=panel.title, x=STEP, metric_regex=panel.keys, log_y=panel.log_y or None)

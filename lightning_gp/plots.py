@@ -1,0 +1,112 @@
+"""Figures of what the callbacks measure. They never touch pyplot, so they need no display and leave no global state."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MISSING = "Figures need matplotlib, which is not installed: pip install 'lightning-gp[plots]'"
+NUMBERED = 12  # a matrix of at most this many rows has its values written into the cells
+
+
+def require_matplotlib() -> None:
+    """Checks that figures can be drawn, before long work.
+
+    Raises:
+        ImportError: if matplotlib is not installed, with the command that installs it.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError(MISSING)
+
+
+def cosine_matrix(cosines: Tensor, title: str = "Cosine between environments' gradients") -> Figure:
+    """A picture of the cosines between environments; undefined ones stay blank.
+
+    Args:
+        cosines: (E, E), in [−1, 1] or NaN.
+        title: above the picture.
+
+    Returns:
+        The figure.
+    """
+    values = _array(cosines)
+    figure, axes = _canvas(title)
+    image = axes.imshow(values, vmin=-1, vmax=1, cmap="RdBu_r")
+    figure.colorbar(image, ax=axes)
+    axes.set(xlabel="environment", ylabel="environment")
+    if len(values) <= NUMBERED:
+        axes.set_xticks(range(len(values)))
+        axes.set_yticks(range(len(values)))
+        for (row, column), value in np.ndenumerate(values):
+            dark = abs(value) > 0.6
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
+    return figure
+
+
+def histogram(values: Tensor, xlabel: str, title: str = "", bins: int = 30) -> Figure:
+    """A histogram of one number per environment, with its mean; values that are not finite are counted in the title.
+
+    Args:
+        values: any shape.
+        xlabel: what the numbers are.
+        title: above the picture.
+        bins: number of bars.
+
+    Returns:
+        The figure.
+    """
+    numbers = _array(values).ravel()
+    finite = numbers[np.isfinite(numbers)]
+    left_out = numbers.size - finite.size
+    figure, axes = _canvas(f"{title} ({left_out} not finite)".strip() if left_out else title)
+    if finite.size:
+        axes.hist(finite, bins=bins)
+        axes.axvline(finite.mean(), color="black", linestyle="--", label=f"mean {finite.mean():.4g}")
+        axes.legend()
+    axes.set(xlabel=xlabel, ylabel="count")
+    return figure
+
+
+def spectral_density(grid: Tensor, density: Tensor, title: str = "Spectral density of the Hessian") -> Figure:
+    """The density of eigenvalues over the real line, on a logarithmic scale.
+
+    Args:
+        grid: (n,) eigenvalues, ascending.
+        density: (n,) density at each.
+        title: above the picture.
+
+    Returns:
+        The figure.
+    """
+    heights = _array(density)
+    figure, axes = _canvas(title)
+    axes.plot(_array(grid), np.where(heights > 0, heights, np.nan))
+    axes.set(xlabel="eigenvalue", ylabel="density")
+    if (heights > 0).any():
+        # A few decades below the peak are smoothing noise; showing them would flatten what matters.
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=float(np.nanmax(heights)) * 1e-8)
+    return figure
+
+
+def _canvas(title: str) -> tuple[Figure, Axes]:
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_title(title)
+    return figure, axes
+
+
+def _array(values: Tensor) -> np.ndarray[Any, Any]:
+    return values.detach().cpu().double().numpy()

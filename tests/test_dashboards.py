@@ -1,0 +1,121 @@
+"""The W&B workspace, built and serialised without an account or a network."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from lightning_gp import dashboards
+
+pytest.importorskip("wandb_workspaces", exc_type=ImportError)
+
+
+def serialised(workspace):
+    """What would be sent to W&B."""
+    return json.loads(workspace._to_model().model_dump_json(by_alias=True, exclude_none=True))
+
+
+def test_workspace_has_the_sections_in_order():
+    content = serialised(dashboards.build("me", "maml"))
+    assert (content["entity"], content["project"]) == ("me", "maml")
+    sections = content["spec"]["section"]["panelBankConfig"]["sections"]
+    names = ["training", "adaptation", "gradients", "linearity", "curvature", "learning-rate bounds"]
+    assert [section["name"] for section in sections] == names
+    assert all(section["isOpen"] and section["panels"] for section in sections)
+
+
+def test_every_curve_is_drawn_over_the_global_step():
+    content = serialised(dashboards.build("me", "maml"))
+    sections = content["spec"]["section"]["panelBankConfig"]["sections"]
+    panels = [panel["config"] for section in sections for panel in section["panels"]]
+    curves = [config for config in panels if "mediaKeys" not in config]
+    assert curves
+    for config in curves:
+        assert config["xAxis"] == "trainer/global_step"
+        assert config["useMetricRegex"]
+        re.compile(config["metricRegex"])
+
+
+def panels_of(key):
+    return [
+        (section, panel.title)
+        for section, panels in dashboards.SECTIONS.items()
+        for panel in panels
+        if (key in panel.keys if isinstance(panel, dashboards.Pictures) else re.search(panel.keys, key))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "section"),
+    [
+        ("train/loss", "training"),
+        ("val/loss", "training"),
+        ("val/accuracy", "training"),
+        ("val/loss_step_0", "adaptation"),
+        ("val/accuracy_step_10", "adaptation"),
+        ("gradients/norm", "gradients"),
+        ("gradients/norm/head", "gradients"),
+        ("gradients/norm_1/head", "gradients"),
+        ("gradients/norm_histogram", "gradients"),
+        ("gradients/cosine", "gradients"),
+        ("gradients/cosine_min", "gradients"),
+        ("gradients/cosine_matrix", "gradients"),
+        ("linearity/phase_consistency", "linearity"),
+        ("second/linearity/amplitude_consistency", "linearity"),
+        ("curvature/eigenvalue_1", "curvature"),
+        ("curvature/residual_12", "curvature"),
+        ("curvature/trace_standard_error", "curvature"),
+        ("curvature/spectral_density", "curvature"),
+        ("learning_rates/inner", "learning-rate bounds"),
+        ("learning_rates/outer_critical", "learning-rate bounds"),
+        ("learning_rates/outer_ratio", "learning-rate bounds"),
+    ],
+)
+def test_each_key_has_exactly_one_panel(key, section):
+    found = panels_of(key)
+    assert len(found) == 1, found
+    assert found[0][0] == section
+
+
+def test_dry_run_prints_the_workspace_and_needs_no_account(capsys, monkeypatch):
+    monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", lambda *_: pytest.fail("must not be saved"))
+    dashboards.main(["--entity", "me", "--project", "maml", "--dry-run"])
+    printed = capsys.readouterr().out
+    assert "me/maml" in printed
+    for section, panels in dashboards.SECTIONS.items():
+        assert section in printed
+        assert all(panel.title in printed for panel in panels)
+
+
+def test_saving_prints_the_address(capsys, monkeypatch):
+    def save(self):
+        self._internal_name = "nw-abc"
+
+    monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", save)
+    monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.url", "https://example.org/me/maml")
+    dashboards.main(["--entity", "me", "--project", "maml"])
+    assert capsys.readouterr().out == "Saved: https://example.org/me/maml\n"
+
+
+def test_a_refusal_by_wandb_names_the_way_out(monkeypatch):
+    from wandb.errors import UsageError
+
+    def save(self):
+        raise UsageError("No API key configured.")
+
+    monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", save)
+    with pytest.raises(ValueError, match=r"No API key configured.*--dry-run"):
+        dashboards.main(["--entity", "me", "--project", "maml"])
+
+
+@pytest.mark.parametrize(("entity", "project"), [("", "maml"), ("me", " ")])
+def test_empty_names_are_refused(entity, project):
+    with pytest.raises(ValueError, match="is empty; name the W&B"):
+        dashboards.build(entity, project)
+
+
+def test_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    with pytest.raises(ImportError, match=r"pip install 'lightning-gp\[dashboards\]'"):
+        dashboards.build("me", "maml")
