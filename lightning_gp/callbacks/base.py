@@ -1,0 +1,209 @@
+"""``Probe``, the base of all callbacks here: measures on a fixed batch, without changing what training does."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from lightning_gp._lightning import Callback
+from lightning_gp.callbacks.isolation import isolated
+from lightning_gp.callbacks.losses import LossFunction, ModuleLoss, find_loss
+from lightning_gp.callbacks.measurement import Measurement, Report
+from lightning_gp.callbacks.probe_batch import ProbeBatch
+from lightning_gp.callbacks.ranks import Ranks
+from lightning_gp.loggers import log_figures
+
+SHARDED = ("FSDP", "DeepSpeed", "ModelParallel", "XLA")
+ENVIRONMENTS = 8
+"""Default number of environments in a probe batch, over all processes."""
+
+
+class Probe(Callback):
+    """Measures something of a module on a fixed probe batch, once per epoch or every n steps.
+
+    A subclass defines ``measure``. **The loss** is found in this order: ``loss_fn``; the module's
+    ``environment_losses``; the module's own ``training_step``, run in isolation (nothing logged; random numbers,
+    buffers, modes, metrics and attributes put back), with automatic optimization only. It is computed without
+    autocast, in the parameters' own precision and at least float32.
+
+    **The probe batch** is copied from the first training batches of the fit (until the first measurement, or the end of
+    the epoch), before the step could change them, and stays on their device. No data loader is asked for it.
+    Checkpoints hold it (up to 64 MB, every process's share, one copy for all probes), so a resumed run goes on with the
+    same batch; if it is larger, or the number of processes has changed, a resumed run takes a new one.
+
+    **Values** are logged with ``pl_module.log`` at the end of the training epoch (after validation), or with
+    ``every_n_steps`` after those optimizer steps; they are in ``trainer.callback_metrics`` and full precision in
+    ``callback.values``. To watch one with ``ModelCheckpoint(monitor=...)`` in a run with validation, pass it
+    ``save_on_train_epoch_end=True``. What a measurement costs is logged once, as ``cost_seconds/<class name>``.
+    A NaN or infinite loss is logged as such.
+
+    **Processes**: gradients and Hessian products are summed over processes before a statistic is taken, numbers of
+    environments as sum and count; every process logs the same value.
+
+    Args:
+        loss_fn: ``loss_fn(module, batch)`` that returns a scalar or one loss per environment (E,).
+        every_n_epochs: measure at the end of every n-th epoch.
+        every_n_steps: measure after every n-th optimizer step instead.
+        probe_size: number of environments (examples, for modules without environments) in the probe batch, over all
+            processes; None for 8 environments, or one whole training batch.
+        prefix: put in front of every key. Several instances of one class need different prefixes.
+
+    Raises:
+        ValueError: if an argument is out of range. In ``setup``: if no loss is found, or the strategy shards
+            parameters.
+    """
+
+    def __init__(
+        self,
+        loss_fn: LossFunction | None = None,
+        every_n_epochs: int = 1,
+        every_n_steps: int | None = None,
+        probe_size: int | None = None,
+        prefix: str = "",
+    ) -> None:
+        if loss_fn is not None and not callable(loss_fn):
+            raise ValueError(f"loss_fn={loss_fn!r} must be a function of (module, batch) that returns the loss.")
+        for argument, value in (
+            ("every_n_epochs", every_n_epochs),
+            ("every_n_steps", every_n_steps),
+            ("probe_size", probe_size),
+        ):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{argument}={value!r} must be a whole number of at least 1.")
+        self.loss_fn, self.prefix, self.probe_size = loss_fn, prefix, probe_size
+        self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
+        self.values: dict[str, float] = {}
+        self.loss: ModuleLoss | None = None
+        self.batch = ProbeBatch()
+        self._measured_at: tuple[int, int] | None = None
+        self._steps_seen = 0
+        self._cost_logged = False
+
+    # -- for subclasses -----------------------------------------------------------------------------------------
+
+    def measure(self, measurement: Measurement) -> Report:
+        """What to log, without the prefix; runs inside ``isolated``."""
+        raise NotImplementedError(f"{type(self).__name__} must define measure(measurement).")
+
+    def needs_loss(self, pl_module: Any) -> bool:
+        """Whether this callback runs the module on a probe batch at all."""
+        return True
+
+    def report_without_probe(self, trainer: Any, pl_module: Any) -> Report:
+        """What to log where ``needs_loss`` is False."""
+        raise NotImplementedError(f"{type(self).__name__} must define report_without_probe(trainer, pl_module).")
+
+    # -- Lightning's hooks --------------------------------------------------------------------------------------
+
+    @property
+    def state_key(self) -> str:
+        """Different for instances with different prefixes."""
+        return str(self._generate_state_key(prefix=self.prefix))
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuses what cannot work, before training starts."""
+        if stage != "fit":
+            return
+        strategy = type(trainer.strategy).__name__
+        if any(name in strategy for name in SHARDED):
+            raise ValueError(
+                f"{type(self).__name__} needs whole parameters, but {strategy} shards them. Use strategy='ddp' or a "
+                "single device, or remove this callback."
+            )
+        self.loss = find_loss(pl_module, self.loss_fn, type(self).__name__) if self.needs_loss(pl_module) else None
+        self._measured_at, self._cost_logged = None, False
+        if self.loss is not None:
+            self.batch = self._shared_batch(trainer, self.loss)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Steps are counted from where a resumed run begins."""
+        self._steps_seen = trainer.global_step
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Copies the first batches."""
+        if self.loss is not None:
+            self.batch.offer(batch, (trainer.current_epoch, batch_idx))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Measures every n steps."""
+        steps = trainer.global_step
+        if self.every_n_steps is not None and steps // self.every_n_steps > self._steps_seen // self.every_n_steps:
+            self.run(trainer, pl_module)
+        self._steps_seen = steps
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measures every n epochs."""
+        if self.every_n_steps is None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
+            self.run(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The probe batch."""
+        return {"batch": self.batch.state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the probe batch."""
+        self.batch.load(state_dict.get("batch", {}))
+
+    # -- one measurement ----------------------------------------------------------------------------------------
+
+    def run(self, trainer: Any, pl_module: Any) -> None:
+        """Measures and logs, unless that has been done at this very point of training."""
+        if self.just_measured(trainer):
+            return
+        self._measured_at = (trainer.current_epoch, trainer.global_step)
+        begin = time.perf_counter()
+        if self.loss is None:
+            report = self.report_without_probe(trainer, pl_module)
+        else:
+            ranks = Ranks(trainer, pl_module.device)
+            (empty,) = ranks.totals(0.0 if self.batch.batches else 1.0)
+            if empty:
+                return
+            with isolated(pl_module):
+                report = self.measure(Measurement.of(self.loss, self.batch.batches, ranks))
+            self.batch.gather()
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        self.values = {self.prefix + key: float(value) for key, value in report.values.items()}
+        logged = dict(self.values)
+        if not self._cost_logged:
+            logged[f"{self.prefix}cost_seconds/{type(self).__name__}"] = time.perf_counter() - begin
+            self._cost_logged = True
+        self._log(trainer, pl_module, logged)
+        self._draw(trainer, report)
+
+    def just_measured(self, trainer: Any) -> bool:
+        """Whether the values are those of this very point of training."""
+        return self._measured_at == (trainer.current_epoch, trainer.global_step)
+
+    def _log(self, trainer: Any, pl_module: Any, values: dict[str, float]) -> None:
+        # All processes have the same values; sync_dist only keeps Lightning from warning about them.
+        options = {"batch_size": 1, "sync_dist": trainer.world_size > 1}
+        if self.every_n_steps is None:
+            for key, value in values.items():
+                pl_module.log(key, value, on_step=False, on_epoch=True, **options)
+            return
+        for key, value in values.items():
+            pl_module.log(key, value, on_step=True, on_epoch=False, logger=False, **options)
+        # Lightning passes step values on only every `log_every_n_steps`, which would lose measurements.
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+    def _draw(self, trainer: Any, report: Report) -> None:
+        if report.pictures and self.every_n_steps is None and trainer.is_global_zero and trainer.loggers:
+            log_figures(trainer, {self.prefix + key: picture() for key, picture in report.pictures.items()})
+
+    def _shared_batch(self, trainer: Any, loss: ModuleLoss) -> ProbeBatch:
+        """One copy of the batch for all probes that want the same."""
+        size = self.probe_size or (ENVIRONMENTS if loss.by_environment else None)
+        fresh = ProbeBatch(size, loss.by_environment, trainer.global_rank, trainer.world_size)
+        for callback in trainer.callbacks:
+            if callback is self:
+                break
+            if not isinstance(callback, Probe) or callback.loss is None:
+                continue
+            if callback.every_n_steps == self.every_n_steps and callback.batch.like(fresh):
+                return callback.batch
+        return fresh

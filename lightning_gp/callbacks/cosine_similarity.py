@@ -1,0 +1,103 @@
+"""``CosineSimilarity``: whether gradients point the same way."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gp.callbacks.base import Probe
+from lightning_gp.callbacks.measurement import Measurement, Report
+from lightning_gp.callbacks.probe_batch import ProbeBatch
+from lightning_gp.functional.gradients import cosine_similarity, pairwise_cosines
+from lightning_gp.plots import cosine_matrix, require_matplotlib
+
+
+class CosineSimilarity(Probe):
+    """The cosine between gradients at the unadapted parameters.
+
+    - Environments with a query set: cos(∇L_τ^te(θ), ∇L_τ^tr(θ)), query against support, averaged over environments
+      (S. Takagi et al., 2021, Fig. 2).
+    - Environments without one, or a ``loss_fn`` of one loss per environment: between every two environments.
+    - Any other module: the training probe batch against the first validation batches.
+
+    | key | meaning | range |
+    |---|---|---|
+    | ``gradients/cosine`` | the mean of these cosines | [−1, 1] |
+    | ``gradients/cosine_min`` | the smallest between two environments; only without query sets | [−1, 1] |
+    | ``gradients/cosine_matrix`` | picture of all of them, with ``matrix=True``; only without query sets | |
+
+    A cosine with a gradient of length 0 is NaN.
+
+    Cost: a forward and backward pass of the probe batch for each of the two gradients; between environments one pass,
+    and memory for all their gradients.
+
+    Args:
+        matrix: draw the matrix of cosines once per epoch, where there is one (needs matplotlib).
+        **kwargs: see ``Probe``.
+
+    Raises:
+        ValueError: at the first measurement, if there is a single environment and no query set.
+    """
+
+    def __init__(self, matrix: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if matrix:
+            require_matplotlib()
+        self.matrix = matrix
+        self.validation = ProbeBatch()
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Also prepares for a validation batch."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self.validation = ProbeBatch(self.probe_size, False, trainer.global_rank, trainer.world_size)
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Copies the first validation batches, for modules without environments."""
+        if self.loss is not None and not self.loss.by_environment and dataloader_idx == 0:
+            self.validation.offer(batch, (0, batch_idx))
+
+    def measure(self, measurement: Measurement) -> Report:
+        """Cosines on the probe batch."""
+        if measurement.loss.by_environment and measurement.pieces[0].query is not None:
+            pairs = zip(measurement.gradients("query"), measurement.gradients("support"), strict=True)
+            cosines = torch.cat([cosine_similarity(query, support) for query, support in pairs])
+            return Report({"gradients/cosine": measurement.mean_over_environments(cosines)})
+        gradients = list(measurement.gradients())
+        if measurement.loss.scalar:
+            return self._against_validation(gradients[0], measurement)
+        return self._between_environments(gradients, measurement)
+
+    def _between_environments(self, gradients: list[dict[str, Tensor]], measurement: Measurement) -> Report:
+        rows = [torch.cat([value.flatten(1) for value in stack.values()], dim=1) for stack in gradients]
+        everyone = measurement.ranks.concatenate(torch.cat(rows))
+        count = len(everyone)
+        if count < 2:
+            raise ValueError(
+                "CosineSimilarity has a single environment and no query set, so there are no two gradients to compare. "
+                "Give the batches at least two environments or a query set, and probe_size at least 2."
+            )
+        cosines = pairwise_cosines({"all": everyone})
+        above = cosines[torch.triu(torch.ones_like(cosines, dtype=torch.bool), diagonal=1)]
+        report = Report({"gradients/cosine": float(above.mean()), "gradients/cosine_min": float(above.min())})
+        if self.matrix:
+            report.pictures["gradients/cosine_matrix"] = lambda: cosine_matrix(cosines.cpu())
+        return report
+
+    def _against_validation(self, training: dict[str, Tensor], measurement: Measurement) -> Report:
+        (missing,) = measurement.ranks.totals(0.0 if self.validation.batches else 1.0)
+        if missing:
+            warnings.warn(
+                "CosineSimilarity compares the gradients of a training and a validation batch, but has seen no "
+                "validation batch yet, so it logs nothing. Give the Trainer a validation data loader.",
+                stacklevel=2,
+            )
+            return Report()
+        other = Measurement.of(measurement.loss, self.validation.batches, measurement.ranks)
+        (validation,) = other.gradients()
+        return Report({"gradients/cosine": float(cosine_similarity(training, validation))})

@@ -1,0 +1,146 @@
+"""``GradientNorm``: how long the gradient is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_gp.callbacks.base import Probe
+from lightning_gp.callbacks.measurement import Measurement, Report
+from lightning_gp.functional.gradients import gradient_norm
+from lightning_gp.plots import histogram as draw_histogram
+from lightning_gp.plots import require_matplotlib
+
+Grouping = int | Callable[[str], str]
+
+
+class GradientNorm(Probe):
+    """The norm of the gradient: of each environment, then averaged; for any other module that of the training step.
+
+    - Modules with ``environment_losses`` (or a ``loss_fn`` of one loss per environment): mean_τ ‖∇L_τ(θ)‖ on the query
+      sets at the unadapted parameters (S. Takagi et al., 2021, section IX-B).
+    - Any other module: the global norm of the gradient that the optimizer gets, before clipping, averaged over the
+      epoch's optimizer steps (with ``every_n_steps``: over the steps since the last value). Nothing is run again.
+    - A ``loss_fn`` that returns a scalar: the norm of its gradient on the probe batch.
+
+    | key | meaning | range |
+    |---|---|---|
+    | ``gradients/norm`` | see above | [0, ∞) |
+    | ``gradients/norm/<group>`` | the same for a group of parameters, with ``groups`` | [0, ∞) |
+    | ``gradients/norm_<i>`` | of optimizer i, in place of ``gradients/norm``, where there are several | [0, ∞) |
+    | ``gradients/norm_histogram`` | picture, with ``histogram=True``: over environments, or steps | |
+
+    Cost: one forward and backward pass of the probe batch per epoch; at the training step one pass over the gradients
+    per step.
+
+    Args:
+        at: ``"probe"``, ``"step"`` (any module, also with manual optimization), or ``"auto"`` as above.
+        groups: number of leading parts of a parameter's name that make its group (1: the outermost submodules), or a
+            function from names to groups; None for no groups.
+        histogram: draw the norms' histogram once per epoch.
+        **kwargs: see ``Probe``.
+
+    Raises:
+        ValueError: if ``at`` or ``groups`` is not one of these.
+    """
+
+    def __init__(
+        self,
+        at: Literal["auto", "probe", "step"] = "auto",
+        groups: Grouping | None = None,
+        histogram: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if at not in ("auto", "probe", "step"):
+            raise ValueError(f"at={at!r} is unknown; use 'auto', 'probe' or 'step'.")
+        if groups is not None and not callable(groups) and (isinstance(groups, bool) or groups < 1):
+            raise ValueError(f"groups={groups!r} must be a number of name parts of at least 1, or a function of names.")
+        if histogram:
+            require_matplotlib()
+        self.at, self.groups, self.histogram = at, groups, histogram
+        self._steps: dict[str, list[Tensor]] = {}
+
+    def needs_loss(self, pl_module: Any) -> bool:
+        """Only where the norm is not taken from the training step."""
+        if self.at == "auto":
+            return self.loss_fn is not None or callable(getattr(pl_module, "environment_losses", None))
+        return self.at == "probe"
+
+    def measure(self, measurement: Measurement) -> Report:
+        """Norms on the probe batch."""
+        found: dict[str, list[Tensor]] = {}
+        for gradients in measurement.gradients():
+            for key, norm in self._norms(gradients).items():
+                found.setdefault(key, []).append(norm)
+        return self._report({key: torch.cat(norms) for key, norms in found.items()}, measurement)
+
+    def _norms(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The norm (E,) of a stack (E, *shape) and of each of its groups."""
+        # Norms of norms: every gradient is read once, however many groups there are.
+        each = {name: gradient_norm({name: gradient}).unsqueeze(1) for name, gradient in gradients.items()}
+        norms = {"gradients/norm": gradient_norm(each)}
+        for group, names in self._grouped(gradients).items():
+            norms[f"gradients/norm/{group}"] = gradient_norm({name: each[name] for name in names})
+        return norms
+
+    def _grouped(self, names: Any) -> dict[str, list[str]]:
+        groups: dict[str, list[str]] = {}
+        if self.groups is not None:
+            for name in names:
+                group = self.groups(name) if callable(self.groups) else ".".join(name.split(".")[: self.groups])
+                groups.setdefault(group, []).append(name)
+        return groups
+
+    def _report(self, norms: dict[str, Tensor], measurement: Measurement) -> Report:
+        report = Report({key: measurement.mean_over_environments(each) for key, each in norms.items()})
+        if self.histogram:
+            everyone = measurement.ranks.concatenate(norms["gradients/norm"]).cpu()
+            report.pictures["gradients/norm_histogram"] = lambda: draw_histogram(
+                everyone, "gradient norm of an environment"
+            )
+        return report
+
+    # -- at the training step -----------------------------------------------------------------------------------
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """The gradients are unscaled, reduced over processes and not yet clipped."""
+        if self.loss is not None:
+            return
+        key = "gradients/norm"
+        if len(trainer.optimizers) > 1:
+            key += f"_{_index(trainer.optimizers, optimizer)}"
+        own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        gradients = {
+            name: _dense(parameter.grad).unsqueeze(0)
+            for name, parameter in pl_module.named_parameters()
+            if id(parameter) in own and parameter.grad is not None
+        }
+        if not gradients:
+            return
+        for suffix, norm in self._norms(gradients).items():
+            self._steps.setdefault(suffix.replace("gradients/norm", key, 1), []).append(norm)
+
+    def report_without_probe(self, trainer: Any, pl_module: Any) -> Report:
+        """Mean over the steps since the last report."""
+        norms = {key: torch.cat(steps).cpu() for key, steps in self._steps.items()}
+        self._steps = {}
+        report = Report({key: float(each.double().mean()) for key, each in norms.items()})
+        if self.histogram:
+            for key, each in norms.items():
+                if "/" not in key.removeprefix("gradients/"):
+                    report.pictures[f"{key}_histogram"] = partial(draw_histogram, each, "gradient norm of a step")
+        return report
+
+
+def _index(optimizers: list[Any], optimizer: Any) -> int:
+    raw = getattr(optimizer, "_optimizer", optimizer)
+    return next(i for i, each in enumerate(optimizers) if each is raw or each is optimizer)
+
+
+def _dense(gradient: Tensor) -> Tensor:
+    return gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()

@@ -1,0 +1,185 @@
+"""``LearningRateBounds``: how far the learning rates are from where training stops to converge.
+
+Sources: S. Takagi et al., "Analysis of trainability of gradient-based multi-environment learning from gradient norm
+regularization perspective", 2021 [T21], Eq. 18, 26, 31.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gp.callbacks.base import Probe
+from lightning_gp.callbacks.hessian_eigenvalues import HessianEigenvalues
+from lightning_gp.callbacks.measurement import Report
+from lightning_gp.theory.learning_rates import KINDS, Kind, critical_inner_lr, critical_outer_lr
+
+
+class LearningRateBounds(Probe):
+    """How far the rates are from the critical inner rate α_c = 1/λ_max and outer rate β_c(α) = min_i 2/c(λ_i).
+
+    The eigenvalues λ_i are those of a ``HessianEigenvalues(objective="loss")`` of the same Trainer; nothing is computed
+    again, and it measures when that does. c is the effective curvature of ``theory.critical_outer_lr``.
+    Negative eigenvalues are left out of account, as in [T21].
+
+    α and c are read off the module:
+
+    | module | α | c |
+    |---|---|---|
+    | ``inner_rates()``, ``inner_steps``, ``first_order`` (the MAML family) | largest inner rate | FOMAML's or MAML's |
+    | ``coefficients`` and ``sign`` (gradient penalty α‖∇L‖²) | twice the largest | positive or negative penalty |
+    | any other | 0 | λ |
+
+    | key | meaning | range |
+    |---|---|---|
+    | ``learning_rates/outer`` | β: largest rate of the optimizers' parameter groups | [0, ∞) |
+    | ``learning_rates/outer_critical`` | β_c(α) | [0, ∞] |
+    | ``learning_rates/outer_ratio`` | β / β_c; above 1 plain gradient descent diverges | [0, ∞] |
+    | ``learning_rates/inner`` | α, where there is one | [0, ∞) |
+    | ``learning_rates/inner_critical`` | α_c | (0, ∞] |
+    | ``learning_rates/inner_ratio`` | α / α_c, where there is an α | [0, ∞) |
+
+    The bounds hold for plain gradient descent near a minimum, with every parameter adapted at one rate: for momentum,
+    Adam, ANIL, BOIL and rates per parameter they are a guide. A warning, once for each rate, says that α exceeds α_c
+    (not under a positive penalty, which has no such bound) or that β of plain SGD exceeds β_c.
+
+    Cost: none beyond that of ``HessianEigenvalues``.
+
+    Args:
+        inner_lr: α, in place of the module's.
+        kind: ``"fomaml"``, ``"maml"`` or ``"positive_penalty"``, in place of the module's.
+        inner_steps: S, in place of the module's.
+        prefix: put in front of every key; that of the ``HessianEigenvalues`` to use.
+
+    Raises:
+        ValueError: if an argument is out of range; in ``setup``, if there is no such ``HessianEigenvalues``.
+    """
+
+    def __init__(
+        self,
+        inner_lr: float | None = None,
+        kind: Kind | None = None,
+        inner_steps: int | None = None,
+        prefix: str = "",
+    ) -> None:
+        super().__init__(prefix=prefix)
+        if inner_lr is not None and not inner_lr >= 0:
+            raise ValueError(f"inner_lr={inner_lr!r} must be at least 0, or None for the module's own.")
+        if kind is not None and kind not in KINDS:
+            raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(map(repr, KINDS))}, or None.")
+        if inner_steps is not None and inner_steps < 1:
+            raise ValueError(f"inner_steps={inner_steps!r} must be at least 1, or None for the module's own.")
+        self.inner_lr, self.kind, self.inner_steps = inner_lr, kind, inner_steps
+        self._source: HessianEigenvalues | None = None
+        self._warned: set[str] = set()
+
+    def needs_loss(self, pl_module: Any) -> bool:
+        """The eigenvalues are there already."""
+        return False
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Finds the eigenvalues."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit":
+            return
+        sources = [
+            callback
+            for callback in trainer.callbacks
+            if isinstance(callback, HessianEigenvalues)
+            and (callback.objective, callback.prefix) == ("loss", self.prefix)
+        ]
+        if not sources:
+            raise ValueError(
+                "LearningRateBounds takes the eigenvalues of a HessianEigenvalues callback, and the Trainer has none "
+                f"with objective='loss' and prefix={self.prefix!r}. Attach one: "
+                "Trainer(callbacks=[HessianEigenvalues(k=2), LearningRateBounds()])."
+            )
+        if self.inner_lr is None and getattr(pl_module, "inner_optimizer", None) is not None:
+            raise ValueError(
+                f"{type(pl_module).__name__} adapts with an inner_optimizer, for which there is no theory. Give "
+                "LearningRateBounds(inner_lr=...) the rate of gradient descent that comes closest, or remove it."
+            )
+        self._source = sources[0]
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Measures when the eigenvalues are measured."""
+        assert self._source is not None
+        self._source.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._follow(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measures when the eigenvalues are measured."""
+        assert self._source is not None
+        self._source.on_train_epoch_end(trainer, pl_module)
+        self._follow(trainer, pl_module)
+
+    def _follow(self, trainer: Any, pl_module: Any) -> None:
+        # Whichever of the two callbacks comes first in the Trainer, the eigenvalues are fresh, and computed once.
+        assert self._source is not None
+        if self._source.eigenvalues is not None and self._source.just_measured(trainer):
+            self.every_n_steps = self._source.every_n_steps
+            self.run(trainer, pl_module)
+
+    def report_without_probe(self, trainer: Any, pl_module: Any) -> Report:
+        """The bounds from the eigenvalues."""
+        assert self._source is not None
+        assert self._source.eigenvalues is not None
+        eigenvalues = self._source.eigenvalues.clamp(min=0)
+        alpha, kind, steps = self._inner(pl_module)
+        outer = max(group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        inner_critical = float(critical_inner_lr(eigenvalues))
+        outer_critical = float(critical_outer_lr(eigenvalues, alpha or 0.0, kind, steps))
+        report = Report(
+            {
+                "learning_rates/outer": float(outer),
+                "learning_rates/outer_critical": outer_critical,
+                "learning_rates/outer_ratio": _ratio(outer, outer_critical),
+                "learning_rates/inner_critical": inner_critical,
+            }
+        )
+        if alpha is not None:
+            report.values["learning_rates/inner"] = alpha
+            report.values["learning_rates/inner_ratio"] = _ratio(alpha, inner_critical)
+        self._warn(report.values, kind, trainer.optimizers)
+        return report
+
+    def _inner(self, module: Any) -> tuple[float | None, Kind, int]:
+        """α, the kind of effective curvature, and S."""
+        alpha: float | None = None
+        kind: Kind = "fomaml"
+        steps = 1
+        if callable(getattr(module, "inner_rates", None)):
+            alpha = max(_largest(rate) for rate in module.inner_rates().values())
+            kind = "fomaml" if getattr(module, "first_order", False) else "maml"
+            steps = int(getattr(module, "inner_steps", 1))
+        elif getattr(module, "coefficients", None) and getattr(module, "sign", 0) in (-1, 1):
+            alpha = 2 * max(module.coefficients.values())
+            kind = "positive_penalty" if module.sign == 1 else "fomaml"
+        alpha = alpha if self.inner_lr is None else self.inner_lr
+        kind = self.kind or kind
+        return alpha, kind, 1 if kind == "positive_penalty" else self.inner_steps or steps
+
+    def _warn(self, values: dict[str, float], kind: Kind, optimizers: list[Any]) -> None:
+        plain = all(type(each) is torch.optim.SGD and not each.defaults["momentum"] for each in optimizers)
+        checks = {"inner": kind != "positive_penalty", "outer": plain}
+        for rate, applies in checks.items():
+            if applies and values.get(f"learning_rates/{rate}_ratio", 0.0) > 1 and rate not in self._warned:
+                self._warned.add(rate)
+                warnings.warn(
+                    f"The {rate} learning rate {values[f'learning_rates/{rate}']:.3g} exceeds its critical value "
+                    f"{values[f'learning_rates/{rate}_critical']:.3g} (from the largest Hessian eigenvalues): by the "
+                    "linearised theory gradient descent does not converge. This is said once; see the "
+                    f"{self.prefix}learning_rates/ values.",
+                    stacklevel=2,
+                )
+
+
+def _largest(rate: float | Tensor) -> float:
+    return float(rate.detach().max()) if isinstance(rate, Tensor) else float(rate)
+
+
+def _ratio(rate: float, critical: float) -> float:
+    return float(torch.tensor(float(rate), dtype=torch.float64) / critical)  # ∞ where the critical rate is 0

@@ -1,0 +1,147 @@
+"""``PhaseAmplitudeConsistency``: how straight and how even the path of the parameters is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gp.callbacks.base import Probe
+from lightning_gp.callbacks.losses import EnvironmentLoss
+from lightning_gp.callbacks.measurement import Measurement, Report
+from lightning_gp.functional.linearity import amplitude_consistency, phase_consistency
+
+
+class PhaseAmplitudeConsistency(Probe):
+    """Phase and amplitude consistency of the inner loop ("LIL: linearity in the inner loop", 2022, Eq. 3 and 4).
+
+    - Modules with an ``adaptation`` (the MAML family): PC = Σ_k ‖θ_{k+1} − θ_k‖ / ‖θ_S − θ_0‖ and
+      AC = (1/S) Σ_k ‖g(θ_k)‖ / ‖g(θ_0)‖ of the inner loop on the probe batch, averaged over environments.
+    - Any other module: the same two along the path of the parameters during the epoch (with ``every_n_steps``, since
+      the last value). θ_k are the parameters after k batches that stepped. g(θ_k) is the gradient of step k itself,
+      before clipping; that at the end of the path is not known, so AC is the mean over steps 1 … S−1, and left out for
+      S = 1. With several optimizers it is the mean over them.
+
+    | key | meaning | range |
+    |---|---|---|
+    | ``linearity/phase_consistency`` | PC, 1 when the path is straight (so always for one step) | [1, ∞] |
+    | ``linearity/amplitude_consistency`` | AC, 1 when the norm of the gradient does not change | [0, ∞] |
+
+    Cost: S + 1 forward and backward passes of the probe batch's support sets. Along the outer path: two copies of the
+    parameters, and one pass over parameters and gradients per step.
+
+    Args:
+        **kwargs: see ``Probe``.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._path: _Path | None = None
+
+    def needs_loss(self, pl_module: Any) -> bool:
+        """Only where there is an inner loop."""
+        return callable(getattr(pl_module, "adaptation", None))
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Also checks that an inner loop has its loss."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and self.loss is not None and not isinstance(self.loss, EnvironmentLoss):
+            raise ValueError(
+                f"PhaseAmplitudeConsistency follows the inner loop of {type(pl_module).__name__}.adaptation, which has "
+                "a loss of its own; remove loss_fn, and define environment_losses if it is missing."
+            )
+
+    def measure(self, measurement: Measurement) -> Report:
+        """Both consistencies of the inner loop."""
+        loss = measurement.loss
+        assert isinstance(loss, EnvironmentLoss)
+        theta = loss.complete(loss.parameters())
+        phases, amplitudes = [], []
+        for piece in measurement.pieces:
+            trajectory = loss.module.adaptation(loss.module.loss, theta, piece, final_gradient=True, create_graph=False)
+            phases.append(phase_consistency(trajectory))
+            amplitudes.append(amplitude_consistency(trajectory))
+        return Report(
+            {
+                "linearity/phase_consistency": measurement.mean_over_environments(torch.cat(phases)),
+                "linearity/amplitude_consistency": measurement.mean_over_environments(torch.cat(amplitudes)),
+            }
+        )
+
+    # -- the outer path -----------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """A new path begins."""
+        if self.loss is None and (self.every_n_steps is None or self._path is None):
+            self._path = _Path([parameter for parameter in pl_module.parameters() if parameter.requires_grad])
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """The gradients are unscaled, reduced over processes and not yet clipped."""
+        if self._path is not None:
+            self._path.add_gradient(optimizer)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Adds a step to the path."""
+        if self._path is not None and trainer.global_step > self._steps_seen:
+            self._path.add_step()
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def report_without_probe(self, trainer: Any, pl_module: Any) -> Report:
+        """Both consistencies of the outer path."""
+        if self._path is None or not self._path.steps:
+            return Report()
+        report = Report(self._path.consistencies())
+        self._path = _Path(self._path.parameters)
+        return report
+
+
+class _Path:
+    """The path of parameters that an optimizer changes in place."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self.parameters = parameters
+        self.start = [parameter.detach().clone() for parameter in parameters]
+        self.last = [parameter.detach().clone() for parameter in parameters]
+        self.steps = 0
+        self.lengths: list[Tensor] = []
+        self.gradients: dict[int, list[Tensor]] = {}
+
+    def add_step(self) -> None:
+        self.steps += 1
+        self.lengths.append(_distance(self.parameters, self.last))
+        torch._foreach_copy_(self.last, [parameter.detach() for parameter in self.parameters])
+
+    def add_gradient(self, optimizer: Any) -> None:
+        gradients = [
+            parameter.grad.detach()
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        if gradients:
+            optimizer = getattr(optimizer, "_optimizer", optimizer)
+            self.gradients.setdefault(id(optimizer), []).append(_norm(gradients))
+
+    def consistencies(self) -> dict[str, float]:
+        length = float(torch.stack(self.lengths).sum())
+        distance = float(_distance(self.parameters, self.start))
+        ratios = [norms[k] / norms[0] for norms in self.gradients.values() for k in range(1, len(norms))]
+        values = {"linearity/phase_consistency": max(1.0, length / distance) if distance else _at_rest(length)}
+        if ratios:
+            values["linearity/amplitude_consistency"] = float(torch.stack(ratios).mean())
+        return values
+
+
+def _at_rest(length: float) -> float:
+    return 1.0 if length == 0 else float("inf")
+
+
+def _distance(left: list[Tensor], right: list[Tensor]) -> Tensor:
+    return _norm(list(torch._foreach_sub([tensor.detach() for tensor in left], right)))
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    norms = [torch.linalg.vector_norm(tensor.to_dense() if tensor.is_sparse else tensor).float() for tensor in tensors]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total

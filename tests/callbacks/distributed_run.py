@@ -1,0 +1,91 @@
+"""Trains on one or two gloo processes with every callback and writes down what they logged."""
+
+import json
+import os
+import sys
+
+import pytorch_lightning as pl
+import torch
+from callback_cases import Classifier, build, sinusoid_maml
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+from lightning_gp import ERM
+from lightning_gp.callbacks import (
+    CosineSimilarity,
+    GradientNorm,
+    HessianEigenvalues,
+    LearningRateBounds,
+    PhaseAmplitudeConsistency,
+)
+from lightning_gp.datamodules.sinusoid import SinusoidDataModule
+from lightning_gp.environments import Environments
+from lightning_gp.networks import SinusoidMLP
+
+
+class WithoutStatistics(Classifier):
+    """Batch statistics differ between shares of a batch, so this one has no batch normalisation."""
+
+    def __init__(self):
+        super().__init__(dropout=0.0, dtype=torch.float64)
+        self.network[1] = torch.nn.Identity()
+
+
+class Supports(ERM):
+    """Environments without a query set."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return Environments(batch.support)
+
+
+def main(processes, folder):
+    shared = {"environments_per_batch": 6, "iterations_per_epoch": 2, "val_episodes": 2, "dtype": "float64"}
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 16, 6, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 3, (2, 16), generator=generator)
+    examples, other = TensorDataset(x[0], y[0]), (x[1], y[1])
+    # Lightning would shuffle the training examples of two processes, but not those of one.
+    share = DistributedSampler(examples, processes, int(os.environ.get("LOCAL_RANK", 0)), shuffle=False)
+    plain = [DataLoader(part, 8 // processes, sampler=share) for part in (examples, TensorDataset(*other))]
+    torch.manual_seed(0)
+    supports = Supports(SinusoidMLP([8]), criterion=torch.nn.functional.mse_loss)
+    runs = {
+        "maml": (sinusoid_maml(inner_steps=2), (SinusoidDataModule(5, 5, **shared),)),
+        "supports": (supports, (SinusoidDataModule(5, 5, **shared),)),
+        "plain": (build(WithoutStatistics), plain),
+    }
+    logged = {}
+    for name, (module, data) in runs.items():
+        callbacks = [
+            GradientNorm(probe_size=8),
+            GradientNorm(at="probe", probe_size=8, prefix="probe/"),
+            CosineSimilarity(probe_size=8),
+            PhaseAmplitudeConsistency(probe_size=8),
+            HessianEigenvalues(probe_size=8, tol=1e-8),
+            LearningRateBounds(),
+        ]
+        trainer = pl.Trainer(
+            max_epochs=2,
+            accelerator="cpu",
+            devices=processes,
+            strategy="ddp" if processes > 1 else "auto",
+            precision="64-true",
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module.double(), *data)
+        logged[name] = {key: value for callback in callbacks for key, value in callback.values.items()}
+        ranks = callbacks[1].state_dict()["batch"]["ranks"]
+        assert len(ranks) == processes
+        trainer.save_checkpoint(f"{folder}/{name}.ckpt")
+        assert trainer.callback_metrics.keys() >= logged[name].keys()
+        rank = trainer.global_rank
+    with open(f"{folder}/rank{rank}.json", "w") as file:
+        json.dump(logged, file)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,225 @@
+"""Logged values against independent computations in float64."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from callback_cases import Classifier, build, fit, loaders, sinusoid_data, sinusoid_maml
+from pytorch_lightning.loggers import CSVLogger
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from lightning_gp import ERM
+from lightning_gp.callbacks import (
+    CosineSimilarity,
+    HessianEigenvalues,
+    LearningRateBounds,
+    PhaseAmplitudeConsistency,
+)
+from lightning_gp.environments import Environments
+from lightning_gp.networks import SinusoidMLP
+
+DOUBLE = {"precision": "64-true"}
+
+
+def flat(tensors):
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def gradient(network, x, y):
+    return flat(torch.autograd.grad(F.mse_loss(network(x), y), list(network.parameters())))
+
+
+def each_environment(callback, split):
+    for batch in callback.batch.batches:
+        yield from zip(*getattr(batch, split), strict=True)
+
+
+def maml_run(tmp_path, *callbacks, **options):
+    module = sinusoid_maml(**options).double()
+    trainer = fit(tmp_path, module, sinusoid_data(dtype="float64"), callbacks, **DOUBLE)
+    return module, trainer
+
+
+def dense_hessian(loss, parameters):
+    gradients = flat(torch.autograd.grad(loss, parameters, create_graph=True))
+    rows = [flat(torch.autograd.grad(g, parameters, retain_graph=True, materialize_grads=True)) for g in gradients]
+    return torch.stack(rows)
+
+
+def test_cosine_of_query_and_support(tmp_path):
+    callback = CosineSimilarity()
+    module, _ = maml_run(tmp_path, callback)
+    cosines = [
+        F.cosine_similarity(gradient(module.network, *query), gradient(module.network, *support), dim=0)
+        for query, support in zip(
+            each_environment(callback, "query"), each_environment(callback, "support"), strict=True
+        )
+    ]
+    assert len(cosines) == 8
+    assert callback.values == {"gradients/cosine": pytest.approx(torch.stack(cosines).mean().item(), rel=1e-9)}
+
+
+def no_query(environments=4, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(environments, 6, 1, generator=generator, dtype=dtype)
+    y = torch.randn(environments, 6, 1, generator=generator, dtype=dtype)
+    return DataLoader([0], batch_size=1, collate_fn=lambda _: Environments(support=(x, y)))
+
+
+def erm():
+    torch.manual_seed(0)
+    return ERM(SinusoidMLP([4]), criterion=F.mse_loss).double()
+
+
+def test_cosines_between_environments_without_a_query_set(tmp_path):
+    callback, module = CosineSimilarity(matrix=True), erm()
+    fit(tmp_path, module, no_query(), [callback], logger=CSVLogger(tmp_path), log_every_n_steps=1, **DOUBLE)
+    rows = [gradient(module.network, *example) for example in each_environment(callback, "support")]
+    pairs = torch.stack([F.cosine_similarity(rows[i], rows[j], dim=0) for i in range(4) for j in range(i)])
+    assert callback.values["gradients/cosine"] == pytest.approx(pairs.mean().item(), rel=1e-9)
+    assert callback.values["gradients/cosine_min"] == pytest.approx(pairs.min().item(), rel=1e-9)
+    assert len(list(tmp_path.rglob("figures/gradients_cosine_matrix*.png"))) == 2
+
+
+def test_a_single_environment_without_query_set_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="single environment"):
+        fit(tmp_path, erm(), no_query(environments=1), [CosineSimilarity()], **DOUBLE)
+
+
+def test_cosine_of_training_and_validation_batch(tmp_path):
+    module, callback = build(Classifier, dropout=0.0, dtype=torch.float64), CosineSimilarity()
+    fit(tmp_path, module, loaders(dtype=torch.float64), [callback], **DOUBLE)
+
+    def of(batch):
+        loss = F.cross_entropy(module.network.train()(batch[0]), batch[1])
+        return flat(torch.autograd.grad(loss, list(module.parameters())))
+
+    ((training,), (validation,)) = callback.batch.batches, callback.validation.batches
+    expected = F.cosine_similarity(of(training), of(validation), dim=0)
+    assert callback.values["gradients/cosine"] == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_without_validation_batches_the_cosine_says_so(tmp_path):
+    with pytest.warns(UserWarning, match="no validation batch"):
+        fit(tmp_path, build(Classifier), loaders()[0], [CosineSimilarity()])
+
+
+def test_consistencies_of_the_inner_loop(tmp_path):
+    callback = PhaseAmplitudeConsistency()
+    module, _ = maml_run(tmp_path, callback, inner_steps=3, inner_lr=0.05)
+    phases, amplitudes = [], []
+    names = [name for name, _ in module.network.named_parameters()]
+    for x, y in each_environment(callback, "support"):
+        path = [flat(module.network.parameters()).detach()]
+        norms = []
+        for step in range(4):
+            theta, start = {}, 0
+            for name, parameter in module.network.named_parameters():
+                theta[name] = path[-1][start : start + parameter.numel()].view_as(parameter).requires_grad_()
+                start += parameter.numel()
+            loss = F.mse_loss(torch.func.functional_call(module.network, theta, (x,)), y)
+            g = flat(torch.autograd.grad(loss, [theta[name] for name in names]))
+            norms.append(g.norm())
+            if step < 3:
+                path.append((path[-1] - 0.05 * g).detach())
+        lengths = sum((b - a).norm() for a, b in pairwise(path))
+        phases.append(lengths / (path[-1] - path[0]).norm())
+        amplitudes.append(sum(norms[1:]) / 3 / norms[0])
+    assert callback.values["linearity/phase_consistency"] == pytest.approx(torch.stack(phases).mean().item(), rel=1e-9)
+    expected = torch.stack(amplitudes).mean().item()
+    assert callback.values["linearity/amplitude_consistency"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_consistencies_of_the_outer_path(tmp_path):
+    module, callback = build(Classifier, dtype=torch.float64), PhaseAmplitudeConsistency()
+    path, norms = [], []
+    module.on_before_optimizer_step = lambda optimizer: norms.append(flat([p.grad for p in module.parameters()]).norm())
+    module.on_train_batch_start = lambda batch, index: path.append(flat(module.parameters()).detach().clone())
+    fit(tmp_path, module, loaders(dtype=torch.float64), [callback], max_epochs=1, **DOUBLE)
+    path.append(flat(module.parameters()).detach())
+    lengths = sum((b - a).norm() for a, b in pairwise(path))
+    phase = (lengths / (path[-1] - path[0]).norm()).item()
+    assert callback.values["linearity/phase_consistency"] == pytest.approx(phase, rel=1e-6)
+    amplitude = (sum(norms[1:]) / 3 / norms[0]).item()
+    assert callback.values["linearity/amplitude_consistency"] == pytest.approx(amplitude, rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["loss", "training"])
+def test_eigenvalues_of_the_dense_hessian(tmp_path, objective):
+    callback = HessianEigenvalues(k=2, objective=objective, tol=1e-9)
+    module, _ = maml_run(tmp_path, callback)
+    losses = []
+    for batch in callback.batch.batches:
+        if objective == "loss":
+            losses += [F.mse_loss(module.network(x), y) for x, y in zip(*batch.query, strict=True)]
+        else:
+            losses += list(module.environment_objectives(module.network_parameters(), batch))
+    hessian = dense_hessian(torch.stack(losses).mean(), list(module.network.parameters()))
+    expected = torch.linalg.eigvalsh(hessian).flip(0)[:2]
+    found = [callback.values[f"curvature/eigenvalue_{i}"] for i in (1, 2)]
+    assert found == pytest.approx(expected.tolist(), rel=1e-8)
+    assert all(callback.values[f"curvature/residual_{i}"] < 1e-4 for i in (1, 2))
+
+
+def test_eigenvalues_of_a_strangers_training_step_start_warm(tmp_path):
+    module = build(Classifier, dropout=0.0, dtype=torch.float64)
+    callback = HessianEigenvalues(k=1, tol=1e-8)
+    fit(tmp_path, module, loaders(dtype=torch.float64), [callback], max_epochs=3, **DOUBLE)
+    ((x, y),) = callback.batch.batches
+    loss = F.cross_entropy(module.network.train()(x), y)
+    expected = torch.linalg.eigvalsh(dense_hessian(loss, list(module.parameters())))[-1].item()
+    assert callback.values["curvature/eigenvalue_1"] == pytest.approx(expected, rel=1e-7)
+    assert callback._start is not None
+
+
+@pytest.mark.parametrize("first", ["bounds", "eigenvalues"])
+@pytest.mark.parametrize("first_order", [False, True])
+def test_learning_rate_bounds(tmp_path, first, first_order):
+    eigenvalues, bounds = HessianEigenvalues(tol=1e-9), LearningRateBounds()
+    callbacks = [bounds, eigenvalues] if first == "bounds" else [eigenvalues, bounds]
+    _, trainer = maml_run(tmp_path, *callbacks, first_order=first_order, inner_steps=1, inner_lr=1e-3)
+    top = torch.tensor([eigenvalues.values[f"curvature/eigenvalue_{i}"] for i in (1, 2)], dtype=torch.float64).clamp(0)
+    curvature = top * (1 - 1e-3 * top) ** (1 if first_order else 2)
+    critical = (2 / curvature).min().item()
+    values = bounds.values
+    assert values["learning_rates/inner_critical"] == pytest.approx(1 / top[0].item())
+    assert values["learning_rates/inner_ratio"] == pytest.approx(1e-3 * top[0].item())
+    assert values["learning_rates/outer_critical"] == pytest.approx(critical)
+    assert values["learning_rates/outer_ratio"] == pytest.approx(trainer.optimizers[0].param_groups[0]["lr"] / critical)
+    assert "learning_rates/outer_ratio" in trainer.callback_metrics
+
+
+def test_bounds_of_a_plain_module_have_no_inner_rate_and_warn_once(tmp_path):
+    module = build(Classifier, dropout=0.0)
+    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=50.0)
+    eigenvalues, bounds = HessianEigenvalues(), LearningRateBounds()
+    with pytest.warns(UserWarning, match="outer learning rate 50 exceeds") as record:
+        fit(tmp_path, module, loaders(), [eigenvalues, bounds])
+    assert sum("exceeds" in str(warning.message) for warning in record) == 1
+    assert "learning_rates/inner" not in bounds.values
+    top = max(eigenvalues.values["curvature/eigenvalue_1"], 0)
+    assert bounds.values["learning_rates/outer_critical"] == pytest.approx(2 / top if top else float("inf"))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_bounds_read_a_gradient_penalty_as_twice_its_coefficient(tmp_path, sign):
+    module = erm()
+    module.coefficients, module.sign = {"a": 1e-3, "b": 5e-4}, sign
+    eigenvalues, bounds = HessianEigenvalues(tol=1e-9), LearningRateBounds()
+    fit(tmp_path, module, no_query(), [eigenvalues, bounds], **DOUBLE)
+    top = torch.tensor([eigenvalues.values[f"curvature/eigenvalue_{i}"] for i in (1, 2)], dtype=torch.float64).clamp(0)
+    critical = (2 / (top + sign * 2e-3 * top**2)).min().item()
+    assert bounds.values["learning_rates/outer_critical"] == pytest.approx(critical)
+    assert bounds.values["learning_rates/inner"] == 2e-3
+
+
+def test_trace_and_spectral_density(tmp_path):
+    callback = HessianEigenvalues(trace=True, density=True)
+    module, logger = erm(), CSVLogger(tmp_path)
+    fit(tmp_path, module, no_query(), [callback], logger=logger, log_every_n_steps=1, **DOUBLE)
+    loss = torch.stack([F.mse_loss(module.network(x), y) for x, y in each_environment(callback, "support")]).mean()
+    hessian = dense_hessian(loss, list(module.network.parameters()))
+    error = abs(callback.values["curvature/trace"] - hessian.trace().item())
+    assert error <= 4 * callback.values["curvature/trace_standard_error"] + 1e-6
+    assert len(list(tmp_path.rglob("figures/curvature_spectral_density*.png"))) == 2
