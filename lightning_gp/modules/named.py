@@ -20,6 +20,8 @@ class ExampleMean(Metric):
     """Mean over examples of a number that is known batch by batch; sums are float64 and added over processes."""
 
     full_state_update = False
+    total: Tensor
+    count: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -42,7 +44,8 @@ class NamedEnvironmentModule(EnvironmentModule):
 
     Validation and test log ``<stage>/loss`` and ``<stage>/accuracy`` averaged over environments, those of the worst
     environment as ``<stage>/worst_loss`` and ``<stage>/worst_accuracy``, and each environment's own accuracy (its loss,
-    for regression) as ``<stage>/accuracy/<name>``. Names are the data module's ``environment_names[stage]``, or numbers.
+    for regression) as ``<stage>/accuracy/<name>``. Names are the data module's ``environment_names[stage]``, or
+    numbers.
 
     Accuracy counts the right classes for integer targets, and the right signs of the logit for the binary
     cross-entropy with logits. ``modules.irm`` says which of these metrics a checkpoint should watch.
@@ -82,9 +85,14 @@ class NamedEnvironmentModule(EnvironmentModule):
                 examples = examples_of(environments, "query")[1].shape[1]
                 for name, value in self.evaluate(clone(environments)).items():
                     key = f"{name}:{position}"
-                    if key not in self.statistics:
-                        self.statistics[key] = ExampleMean().to(value.device)
-                    self.statistics[key].update(value, examples)
+                    self._example_mean(key, value.device).update(value, examples)
+
+    def _example_mean(self, key: str, device: torch.device) -> ExampleMean:
+        if key not in self.statistics:
+            self.statistics[key] = ExampleMean().to(device)
+        statistic = self.statistics[key]
+        assert isinstance(statistic, ExampleMean)
+        return statistic
 
     def _log_statistics(self, stage: str) -> None:
         columns: dict[str, list[Tensor]] = {}
@@ -129,8 +137,8 @@ def check_binary_targets(batches: Sequence[Environments]) -> None:
             wrong = y[(y != 0) & (y != 1)]
             if wrong.numel():
                 raise ValueError(
-                    f"The binary cross-entropy needs targets 0 and 1, found {wrong[0].item():g}. Encode the two classes "
-                    "as 0. and 1., or use the cross-entropy for more classes."
+                    f"The binary cross-entropy needs targets 0 and 1, found {wrong[0].item():g}. Encode the two "
+                    "classes as 0. and 1., or use the cross-entropy for more classes."
                 )
 
 

@@ -1,0 +1,181 @@
+"""Training with a penalty on the gradient norm, of either sign.
+
+[T21] S. Takagi et al. (2021), Analysis of trainability of gradient-based multi-environment learning from gradient norm
+regularization perspective.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of, examples_of
+from lightning_gp.functional.adaptation import Parameters, over_environments
+from lightning_gp.functional.penalties import processes, sum_over_processes
+from lightning_gp.functional.precomputed import accumulated
+from lightning_gp.modules.irm import DeviceSplit
+from lightning_gp.modules.named import NamedEnvironmentModule, at_least_zero
+from lightning_gp.networks.parts import select_parameters
+
+Coefficient = float | Mapping[str, float]
+"""One number for all parameters, or one per group; a group is a parameter name or a prefix, such as ``"head"``."""
+
+
+class GradientPenalty(NamedEnvironmentModule):
+    """mean_τ [ L_τ(θ) + sign·α ‖∇L_τ(θ)‖² ], with α and not α/2 [T21, Eq. 1-2].
+
+    ``sign=-1`` pulls towards large gradients, as MAML does; ``sign=+1`` towards small ones, as IRM does. The gradient
+    is exact, g + 2·sign·α·H g: one double backward through the graph of g gives the Hessian-vector product, and nothing
+    differentiates the loss a second time. The theory of [T21, sections VII-VIII] is in terms of α/2: its α is twice
+    this one.
+
+    With ``sign=-1`` the objective has no minimum where α exceeds 1/(2 λ_max) of the Hessian: too large an α diverges.
+
+    **Several devices.** ``devices_share="examples"`` says that every process holds a share of *each* environment: the
+    gradient g is then averaged over processes before it is multiplied with the Hessian and before its norm is taken, so
+    that the penalty is that of the whole environment. The shares must be of equal size. ``"environments"`` says that
+    each process holds whole environments of its own, as many as any other.
+
+    Args:
+        network: the network; see ``EnvironmentModule``.
+        coefficient: α ≥ 0, or a mapping from groups of parameters (names or prefixes) to their α; parameters of no
+            group are not penalised.
+        sign: -1 or +1.
+        devices_share: ``"examples"`` or ``"environments"``, see above.
+        **kwargs: ``criterion``, ``optimizer``, ``lr_scheduler``, ``vectorize`` of ``EnvironmentModule``.
+
+    Raises:
+        ValueError: if α is negative, a group names no parameter or overlaps another, or ``sign`` is not ±1.
+
+    Example:
+        >>> from lightning_gp.networks import SinusoidMLP
+        >>> module = GradientPenalty(SinusoidMLP(), coefficient=0.01, sign=-1, criterion=nn.functional.mse_loss)
+        >>> module.training_loss(Environments((torch.zeros(3, 10, 1), torch.ones(3, 10, 1)))).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        coefficient: Coefficient = 0.01,
+        sign: int = 1,
+        devices_share: DeviceSplit = "examples",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, **kwargs)
+        if sign not in (-1, 1):
+            raise ValueError(f"sign={sign!r} must be +1 (towards small gradients) or -1 (towards large gradients).")
+        if devices_share not in ("examples", "environments"):
+            raise ValueError(f"devices_share={devices_share!r} is unknown; use 'examples' or 'environments'.")
+        self.save_hyperparameters(ignore=["network", "criterion", "optimizer", "lr_scheduler"])
+        self.coefficients = coefficients_by_name(network, coefficient)
+        self.sign = sign
+        self.devices_share = devices_share
+
+    @property
+    def second_order(self) -> bool:
+        """Training differentiates a gradient."""
+        return True
+
+    def environment_objectives(self, parameters: Parameters, environments: Environments) -> Tensor:
+        """L_τ + sign·α‖∇L_τ‖² of each environment, (E,), by plain autograd.
+
+        For callbacks and tests: it may be differentiated any number of times, and sees this process's examples only.
+        """
+        losses, gradients = self._losses_and_gradients(parameters, environments)
+        penalties = sum(
+            (alpha * gradients[name].flatten(1).square().sum(1) for name, alpha in self.coefficients.items()),
+            start=torch.zeros_like(losses),
+        )
+        return losses + self.sign * penalties
+
+    def _losses_and_gradients(self, parameters: Parameters, environments: Environments) -> tuple[Tensor, Parameters]:
+        """L_τ, (E,), and its gradients (E, *shape) with their graph."""
+        count = count_of(environments)
+        with torch.enable_grad():
+            theta = {name: value.expand(count, *value.shape) for name, value in parameters.items()}
+            for value in theta.values():
+                if not value.requires_grad:
+                    value.requires_grad_()
+            losses: Tensor = over_environments(self.loss, theta, {}, *examples_of(environments, "support"))
+            # Environments do not interact, so the gradient of the sum is every environment's own gradient.
+            gradients = torch.autograd.grad(
+                losses.sum(), list(theta.values()), create_graph=True, materialize_grads=True
+            )
+        return losses, dict(zip(theta, gradients, strict=True))
+
+    # -- the written-out gradient -------------------------------------------------------------------------------
+
+    def training_loss(self, batch: EnvironmentBatch) -> Tensor:
+        """The mean objective, with the gradient g + 2·sign·α·H g."""
+        if type(self).environment_objectives is not GradientPenalty.environment_objectives:
+            return super().training_loss(batch)  # a subclass changed the objective, and so its gradient
+        batches = as_batches(batch)
+        total = sum(count_of(environments) for environments in batches)
+        inputs = self.trained_parameters()
+
+        def value_and_gradients(environments: Environments) -> tuple[Tensor, list[Tensor]]:
+            value, gradients = self._explicit(environments)
+            return value / total, [gradients[id(parameter)] / total for parameter in inputs]
+
+        return accumulated(value_and_gradients, self.pieces(batches), inputs)
+
+    def _explicit(self, environments: Environments) -> tuple[Tensor, dict[int, Tensor]]:
+        """Sum of the objectives and its gradient by every trained parameter, keyed by the parameter's id."""
+        trained = {name: value for name, value in self.network_parameters().items() if value.requires_grad}
+        leaves = {name: value.detach().requires_grad_() for name, value in trained.items()}
+        frozen = {name: value for name, value in self.network_parameters().items() if name not in trained}
+        losses, gradients = self._losses_and_gradients({**leaves, **frozen}, environments)
+        own = {name: gradients[name].detach() for name in trained}
+        whole = {name: self._mean_over_processes(own[name]) for name in self.coefficients}
+        directions = [alpha * whole[name] for name, alpha in self.coefficients.items()]
+        products = self._hessian_products([gradients[name] for name in self.coefficients], leaves, directions)
+        value = losses.detach().sum()
+        for name, alpha in self.coefficients.items():
+            value = value + self.sign * alpha * whole[name].square().sum()
+        return value, {
+            id(parameter): own[name].sum(0) + 2 * self.sign * product
+            for (name, parameter), product in zip(trained.items(), products, strict=True)
+        }
+
+    @staticmethod
+    def _hessian_products(gradients: list[Tensor], leaves: Parameters, directions: list[Tensor]) -> list[Tensor]:
+        curved = [(g, v) for g, v in zip(gradients, directions, strict=True) if g.requires_grad]
+        if not curved:  # a loss linear in θ
+            return [torch.zeros_like(leaf) for leaf in leaves.values()]
+        outputs, vectors = zip(*curved, strict=True)
+        return list(torch.autograd.grad(outputs, list(leaves.values()), vectors, materialize_grads=True))
+
+    def _mean_over_processes(self, gradient: Tensor) -> Tensor:
+        if self.devices_share == "environments":
+            return gradient
+        return sum_over_processes(gradient) / processes()
+
+    def pieces(self, batches: Any) -> list[Environments]:
+        """Chunks of environments; one by one where processes must cut alike, as their collectives have to match."""
+        if self._chunk_size is None and self.devices_share == "examples" and processes() > 1:
+            self._chunk_size = 1
+        return super().pieces(batches)
+
+
+def coefficients_by_name(network: nn.Module, coefficient: Coefficient) -> dict[str, float]:
+    """α of each penalised parameter.
+
+    Raises:
+        ValueError: if α is negative, or a group names no trainable parameter or overlaps another group.
+    """
+    groups = coefficient if isinstance(coefficient, Mapping) else {"all": coefficient}
+    result: dict[str, float] = {}
+    for group, alpha in groups.items():
+        at_least_zero(**{f"coefficient[{group!r}]" if isinstance(coefficient, Mapping) else "coefficient": alpha})
+        names = select_parameters(network, group)
+        twice = sorted(set(names) & set(result))
+        if twice:
+            raise ValueError(
+                f"coefficient[{group!r}] names {twice}, which another group names, too; make them disjoint."
+            )
+        result.update(dict.fromkeys(names, float(alpha)))
+    return result

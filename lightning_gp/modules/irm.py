@@ -1,0 +1,250 @@
+"""Invariant risk minimisation and its relatives: risks of several environments, and a penalty that couples them.
+
+Sources:
+    [A19] M. Arjovsky, L. Bottou, I. Gulrajani, D. Lopez-Paz (2019), Invariant risk minimization.
+    [K21] D. Krueger et al. (2021), Out-of-distribution generalization via risk extrapolation (REx).
+    [G21] I. Gulrajani, D. Lopez-Paz (2021), In search of lost domain generalization (DomainBed).
+    [T21] S. Takagi et al. (2021), Analysis of trainability of gradient-based multi-environment learning from gradient
+    norm regularization perspective.
+
+**Which metric a checkpoint should watch.** None that needs the test environment: data modules of this package keep it
+out of training and validation. Of the metrics of the training environments, ``val/loss`` and ``val/accuracy`` (also the
+worst one's) prefer ERM by construction, because a spurious feature *does* help there; with such a selection IRM has
+been found no better than ERM on colored MNIST [G21]. ``val/objective``, the risk plus the penalty at its full weight,
+is what IRM itself wants small: watch that, on held-out examples of the training environments, or keep the last step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of, examples_of
+from lightning_gp.functional.adaptation import Parameters, over_environments
+from lightning_gp.functional.penalties import halves, processes, scale_gradient, sum_over_processes
+from lightning_gp.modules.base import EnvironmentModule
+from lightning_gp.modules.named import NamedEnvironmentModule, at_least_zero
+
+DeviceSplit: TypeAlias = Literal["examples", "environments"]
+
+
+class InvarianceModule(NamedEnvironmentModule):
+    """Base of the modules whose objective is the risk of each environment plus a penalty on the risks' shape.
+
+    The objective of environment τ is (R_τ + l2·‖θ‖² + λ·penalty_τ) / (λ if ``rescale_loss`` and λ > 1 else 1), λ the
+    penalty weight of the step. Subclasses define ``penalties``. The logits come from ``predict``, the risk from
+    ``criterion``: override these two, not ``loss``.
+
+    **Several devices.** ``devices_share="examples"`` says that every process holds a share of *each* environment, the
+    same environments in the same order. Risks and penalties are then those of all processes' examples together: the
+    sums they are made of are added up over processes, differentiably, and the gradient is that of the global penalty,
+    not the mean of the processes' own. With ``"environments"`` each process holds whole environments of its own, as
+    many as any other; then nothing but DDP's own averaging is needed.
+
+    Args:
+        network: the network; see ``EnvironmentModule``.
+        penalty_weight: λ ≥ 0.
+        anneal_steps: the weight is 1 for this many optimizer steps, then ``penalty_weight``; 0 for no annealing.
+        rescale_loss: divide the objective by the weight where that is above 1, which bounds the gradient.
+        l2: weight of ‖θ‖² (biases included) in the objective, before rescaling.
+        devices_share: ``"examples"`` or ``"environments"``, see above.
+        **kwargs: ``criterion``, ``optimizer``, ``lr_scheduler``, ``vectorize`` of ``EnvironmentModule``.
+
+    Raises:
+        ValueError: if a number is negative, an option unknown, or a subclass overrides ``loss``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        penalty_weight: float = 1.0,
+        anneal_steps: int = 0,
+        rescale_loss: bool = False,
+        l2: float = 0.0,
+        devices_share: DeviceSplit = "examples",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, **kwargs)
+        at_least_zero(penalty_weight=penalty_weight, anneal_steps=anneal_steps, l2=l2)
+        if devices_share not in ("examples", "environments"):
+            raise ValueError(f"devices_share={devices_share!r} is unknown; use 'examples' or 'environments'.")
+        if type(self).loss is not EnvironmentModule.loss:
+            raise ValueError(
+                f"{type(self).__name__} overrides loss(), which this objective does not call: it needs the logits. "
+                "Override predict() or pass a criterion instead."
+            )
+        self.save_hyperparameters(ignore=["network", "criterion", "optimizer", "lr_scheduler"])
+        self.penalty_weight = penalty_weight
+        self.anneal_steps = anneal_steps
+        self.rescale_loss = rescale_loss
+        self.l2 = l2
+        self.devices_share = devices_share
+
+    # -- the objective ------------------------------------------------------------------------------------------
+
+    def environment_objectives(self, parameters: Parameters, environments: Environments) -> Tensor:
+        """Risk, penalty and weight decay of each environment, (E,)."""
+        logits, y = self.logits(parameters, environments)
+        return self.combine(parameters, self.risks(logits, y), self.penalties(logits, y))
+
+    def logits(self, parameters: Parameters, environments: Environments) -> tuple[Tensor, Tensor]:
+        """Logits (E, K, ...) and targets (E, K, ...)."""
+        x, y = examples_of(environments, "support")
+        logits: Tensor = over_environments(self.predict, {}, parameters, x)
+        return logits, y
+
+    def combine(self, parameters: Parameters, risks: Tensor, penalties: Tensor) -> Tensor:
+        """The objectives from risks and penalties, each (E,)."""
+        weight = self.current_weight()
+        objectives = risks + weight * penalties
+        if self.l2 > 0:
+            norm = torch.stack([value.square().sum() for value in parameters.values()]).sum()
+            objectives = objectives + self.l2 * norm
+        return objectives / weight if self.rescale_loss and weight > 1 else objectives
+
+    def risks(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """R_τ of logits (E, K, ...) and targets (E, K, ...), over all processes: (E,)."""
+        return self.mean_over_examples(self.each(self.criterion, logits, targets), targets)
+
+    def penalties(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The penalty of each environment, (E,), from logits (E, K, ...) and targets (E, K, ...)."""
+        raise NotImplementedError(f"{type(self).__name__} must define penalties(logits, targets).")
+
+    def current_weight(self) -> float:
+        """λ of this optimizer step: 1 while annealing, ``penalty_weight`` afterwards."""
+        return 1.0 if self.global_step < self.anneal_steps else self.penalty_weight
+
+    @staticmethod
+    def each(function: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        """``function(logits, targets)``, a scalar, in each environment: (E,).
+
+        A loop: there are few environments, and the criterion need not be one that ``vmap`` can differentiate inside.
+        """
+        return torch.stack([function(z, y) for z, y in zip(logits, targets, strict=True)])
+
+    @property
+    def shares_examples(self) -> bool:
+        """Whether other processes hold more examples of the same environments."""
+        return self.devices_share == "examples" and processes() > 1
+
+    def mean_over_examples(self, means: Tensor, targets: Tensor) -> Tensor:
+        """Means over this process's examples, (E,), turned into means over those of all processes."""
+        if not self.shares_examples:
+            return means
+        count = means.new_full((), targets.shape[1])
+        return sum_over_processes(means * count) / sum_over_processes(count)
+
+    def pieces(self, batches: Any) -> list[Environments]:
+        """Chunks of environments; one by one where processes must cut alike, as their collectives have to match."""
+        if self._chunk_size is None and self.shares_examples:
+            self._chunk_size = 1
+        return super().pieces(batches)
+
+    # -- checks -------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: EnvironmentBatch, batch_idx: int) -> Tensor:
+        """Lightning's training step: logs ``train/loss`` and the ``train/penalty_weight`` in force."""
+        batches = self._checked_batches(batch)
+        count = sum(count_of(environments) for environments in batches)
+        if self.devices_share == "environments":
+            count *= processes()
+        if count < 2:
+            raise ValueError(
+                f"{type(self).__name__} got {count} training environment; invariance needs at least 2. Give the data "
+                "module more environments, or train with ERM."
+            )
+        self.log("train/penalty_weight", self.current_weight(), batch_size=count)
+        return super().training_step(batches, batch_idx)
+
+
+class IRMv1(InvarianceModule):
+    """IRMv1: mean_τ [ R_τ(θ) + λ (∂R_τ(w·f_θ)/∂w at w = 1)² ], w a scalar on the logits [A19, Eq. 4; T21, Eq. 11].
+
+    The derivative has a closed form (``functional.scale_gradient``), so a step needs no double backward. Validation and
+    test log, beyond ``NamedEnvironmentModule``, the ``penalty`` (with the examples of the whole epoch in one mean) and
+    the ``objective``, risk + λ·penalty at the full λ. With ``penalty_weight=0`` it is ERM.
+
+    Args:
+        network: the network; see ``EnvironmentModule``.
+        penalty_weight: λ ≥ 0, named α in [T21]; see ``InvarianceModule``, as for all that follow.
+        anneal_steps: steps with λ = 1 at the start; 190 in [A19]'s experiment.
+        rescale_loss: divide the objective by λ where that is above 1, as [A19]'s experiment does.
+        l2: weight of ‖θ‖².
+        devices_share: what a process holds a part of.
+        unbiased: estimate the penalty on mini-batches without bias, by two halves (``functional.irmv1_penalty``).
+        **kwargs: ``criterion``, ``optimizer``, ``lr_scheduler``, ``vectorize`` of ``EnvironmentModule``.
+
+    Raises:
+        ValueError: if a number is negative, an option unknown, or a subclass overrides ``loss``.
+
+    Example:
+        >>> module = IRMv1(nn.Linear(3, 1), penalty_weight=10.0, criterion=nn.BCEWithLogitsLoss())
+        >>> module.training_loss(Environments((torch.zeros(2, 5, 3), torch.zeros(2, 5, 1)))).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        penalty_weight: float = 1.0,
+        anneal_steps: int = 0,
+        rescale_loss: bool = False,
+        l2: float = 0.0,
+        devices_share: DeviceSplit = "examples",
+        unbiased: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, penalty_weight, anneal_steps, rescale_loss, l2, devices_share, **kwargs)
+        self.unbiased = unbiased
+
+    def penalties(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(∂R_τ/∂w)² of each environment, (E,), over all processes' examples."""
+        pairs = [halves(z, y, self.unbiased) for z, y in zip(logits, targets, strict=True)]
+        derivatives = []
+        for half in range(2 if self.unbiased else 1):
+            z, y = (torch.stack([pair[half][i] for pair in pairs]) for i in (0, 1))
+            derivatives.append(self.mean_over_examples(self.each(self._scale_gradient, z, y), y))
+        return derivatives[0] * derivatives[-1]
+
+    def _scale_gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return scale_gradient(logits, targets, self.criterion)
+
+    def measure(self, parameters: Parameters, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Loss, accuracy, and ``scale_gradient``, of which ``summarize`` makes the penalty."""
+        predictions = self.predict(parameters, x)
+        values = self.measure_predictions(predictions, y)
+        return {**values, "scale_gradient": self._scale_gradient(predictions, y)}
+
+    def summarize(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adds ``penalty`` and ``objective``: squared after averaging, so no batch size biases them."""
+        penalty = values.pop("scale_gradient").square()
+        return {**values, "penalty": penalty, "objective": values["loss"] + self.penalty_weight * penalty}
+
+
+class REx(InvarianceModule):
+    """Variance risk extrapolation: mean_τ R_τ + λ Var_τ(R_τ), the variance with divisor E [K21, section 3.2].
+
+    Arguments as for ``InvarianceModule``. All environments of a batch are computed at once: the penalty couples them.
+
+    Example:
+        >>> module = REx(nn.Linear(3, 1), penalty_weight=10.0, criterion=nn.functional.mse_loss)
+        >>> module.training_loss(Environments((torch.zeros(2, 5, 3), torch.zeros(2, 5, 1)))).shape
+        torch.Size([])
+    """
+
+    def penalties(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(R_τ − mean R)², (E,), whose mean is the variance."""
+        return self.squared_deviations(self.risks(logits, targets))
+
+    def squared_deviations(self, risks: Tensor) -> Tensor:
+        """Squared deviations from the mean risk of all environments, on all processes."""
+        mean = sum_over_processes(risks.sum()) / (risks.numel() * processes())
+        return (risks - mean).square()
+
+    def training_loss(self, batch: EnvironmentBatch) -> Tensor:
+        """The mean objective, with all environments in one graph."""
+        parameters = self.network_parameters()
+        risks = torch.cat([self.risks(*self.logits(parameters, environments)) for environments in as_batches(batch)])
+        return self.combine(parameters, risks, self.squared_deviations(risks)).mean()
