@@ -1,5 +1,4 @@
 """Every callback on an image classifier that knows nothing of this package; the numbers land in ``logs/``."""
-# ruff: noqa: D101, D102
 
 import pytorch_lightning as pl
 import torch

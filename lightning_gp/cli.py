@@ -19,7 +19,7 @@ lightning-gp: gradient-based multi-environment learning (MAML, IRM, gradient pen
 
 Every option of the config can be given on the command line, as in --model.init_args.inner_lr=0.1.
   lightning-gp fit --help                          the trainer's options
-  lightning-gp fit --model.help MAML               an algorithm's options (also ANIL, BOIL, ERM, FOMAML or your own class)
+  lightning-gp fit --model.help MAML               an algorithm's options (or ANIL, BOIL, ERM, FOMAML, your own)
   lightning-gp fit --data.help OmniglotDataModule  a data module's options
 Set LIGHTNING_GP_DEBUG=1 to see the traceback of an error.
 """

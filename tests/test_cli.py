@@ -37,7 +37,9 @@ def test_an_unknown_command_is_named(capsys):
 def test_fit_then_test_from_the_checkpoint(capsys):
     assert small("fit", "--trainer.max_epochs=2", "--data.init_args.iterations_per_epoch=3") == 0
     assert Path("runs/sinusoid_maml/metrics.csv").read_text().startswith("epoch,step")
-    assert small("test", "--ckpt_path=runs/sinusoid_maml/checkpoints/last.ckpt", "--data.init_args.test_episodes=50") == 0
+    assert (
+        small("test", "--ckpt_path=runs/sinusoid_maml/checkpoints/last.ckpt", "--data.init_args.test_episodes=50") == 0
+    )
     assert "test/loss_step_5_ci95" in capsys.readouterr().out
 
 
@@ -45,7 +47,12 @@ def test_help_explains_an_algorithm(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--model.help", "MAML"])
     shown = " ".join(capsys.readouterr().out.split())
-    for explanation in ("inner steps in training", "drop the second derivatives", "maps predictions", "how many environments"):
+    for explanation in (
+        "inner steps in training",
+        "drop the second derivatives",
+        "maps predictions",
+        "how many environments",
+    ):
         assert explanation in shown
 
 

@@ -23,7 +23,7 @@ def test_chunks_put_together_are_the_batch():
 def test_query_falls_back_to_support():
     support_only = batch()._replace(query=None)
     assert examples_of(support_only, "query") is support_only.support
-    with pytest.raises(ValueError, match="split='train'.*'support' or 'query'"):
+    with pytest.raises(ValueError, match=r"split='train'.*'support' or 'query'"):
         examples_of(batch(), "train")
 
 
@@ -38,7 +38,8 @@ def test_clones_of_inference_tensors_can_be_recorded():
 def test_stack_is_the_inverse_of_taking_apart():
     whole = batch()
     singles = [
-        Environments((whole.support[0][e], whole.support[1][e]), (whole.query[0][e], whole.query[1][e])) for e in range(5)
+        Environments((whole.support[0][e], whole.support[1][e]), (whole.query[0][e], whole.query[1][e]))
+        for e in range(5)
     ]
     for one, other in zip(stack(singles), whole, strict=True):
         assert torch.equal(one[0], other[0])

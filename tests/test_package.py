@@ -32,7 +32,9 @@ def test_importing_every_public_name_loads_no_optional_dependency():
     assert run(code).strip() == "[]"
 
 
-@pytest.mark.parametrize("package", ["", ".modules", ".networks", ".datamodules", ".functional", ".callbacks", ".theory"])
+@pytest.mark.parametrize(
+    "package", ["", ".modules", ".networks", ".datamodules", ".functional", ".callbacks", ".theory"]
+)
 def test_public_names_exist(package):
     module = importlib.import_module(f"lightning_gp{package}")
     for name in module.__all__:

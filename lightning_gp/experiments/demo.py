@@ -55,10 +55,9 @@ def run(iterations: int, steps: int, seed: int, output: Path) -> dict[str, float
     Returns:
         The test losses by name.
     """
+    torch.set_num_threads(1)  # the network is tiny: more threads only wait for each other
     pl.seed_everything(seed, verbose=False)
-    module = MAML(
-        SinusoidMLP(), inner_lr=0.01, inner_steps=1, eval_inner_steps=steps, criterion=nn.functional.mse_loss
-    )
+    module = MAML(SinusoidMLP(), inner_lr=0.01, inner_steps=1, eval_inner_steps=steps, criterion=nn.functional.mse_loss)
     data = SinusoidDataModule(iterations_per_epoch=iterations // 10, val_episodes=200, test_episodes=1000, seed=seed)
     trainer: Any = pl.Trainer(
         max_epochs=10,
@@ -87,7 +86,8 @@ def plot(module: MAML, data: SinusoidDataModule, path: Path, shown: int = 3) -> 
     from matplotlib.figure import Figure
 
     environments = data.episodes("test").__getitems__(range(shown))
-    grid = torch.linspace(*data.hparams["x_range"], 200).reshape(1, -1, 1).expand(shown, -1, -1)
+    low, high = data.hparams["x_range"]
+    grid = torch.linspace(low, high, 200).reshape(1, -1, 1).expand(shown, -1, -1)
     predictions = _predictions(module, environments, grid)
     figure = Figure(figsize=(4 * shown, 3.4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -68,9 +68,7 @@ def norm_per_environment(stacked: Parameters) -> Tensor:
     return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
 
 
-def over_environments(
-    function: Callable[..., Any], stacked: Parameters, shared: Parameters, *tensors: Tensor
-) -> Any:
+def over_environments(function: Callable[..., Any], stacked: Parameters, shared: Parameters, *tensors: Tensor) -> Any:
     """``function(parameters, *tensors)`` in each environment, vectorised.
 
     Args:

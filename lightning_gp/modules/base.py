@@ -20,7 +20,7 @@ from lightning_gp.environments import (
     examples_of,
 )
 from lightning_gp.functional.adaptation import Parameters, over_environments
-from lightning_gp.functional.precomputed import ValueAndGradients, accumulated, differentiated
+from lightning_gp.functional.precomputed import accumulated, differentiated
 from lightning_gp.modules.checks import check_batch, check_network, check_trainer
 from lightning_gp.modules.chunking import Vectorize, check_vectorize, chunk_size
 from lightning_gp.modules.statistics import EpisodeStatistics
@@ -214,8 +214,8 @@ class EnvironmentModule(LightningModule):
         self._log_statistics("test")
 
     def _log_statistics(self, stage: str) -> None:
-        for name, statistic in self.statistics.items():
-            mean, half_width = statistic.compute()
+        for name in self.statistics:
+            mean, half_width = self._statistic(name, self.device).compute()
             shown = name in ("loss", "accuracy")
             # Every process holds the global numbers already; sync_dist says so to Lightning.
             self.log(f"{stage}/{name}", mean.float(), prog_bar=shown, sync_dist=True)

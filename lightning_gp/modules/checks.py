@@ -22,12 +22,14 @@ def check_network(network: nn.Module) -> None:
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}.")
     if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ValueError(f"{type(network).__name__} has no parameter that requires a gradient; there is nothing to train.")
+        raise ValueError(
+            f"{type(network).__name__} has no parameter that requires a gradient; there is nothing to train."
+        )
     layers = running_statistics(network)
     if layers:
         raise ValueError(
-            f"{type(network).__name__} keeps running statistics in {', '.join(layers)}: shared by all environments, they "
-            "would make every number depend on the order of the inner loops. Build these layers with "
+            f"{type(network).__name__} keeps running statistics in {', '.join(layers)}: shared by all "
+            "environments, they would make every number depend on the order of the inner loops. Build these with "
             "track_running_stats=False, or call lightning_gp.networks.use_batch_statistics(network) first."
         )
 
@@ -39,7 +41,9 @@ def check_steps(name: str, steps: int) -> None:
         ValueError: naming the argument.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"{name}={steps!r} must be a whole number of at least 1; use ERM to train without an inner loop.")
+        raise ValueError(
+            f"{name}={steps!r} must be a whole number of at least 1; use ERM to train without an inner loop."
+        )
 
 
 def check_predictions(predictions: Tensor, targets: Tensor, criterion: Any, ways: int | None) -> None:

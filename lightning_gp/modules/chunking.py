@@ -32,7 +32,9 @@ def check_vectorize(value: Vectorize) -> None:
     """
     if value == "auto" or isinstance(value, bool) or (isinstance(value, int) and value >= 1):
         return
-    raise ValueError(f"vectorize={value!r}; allowed are 'auto', True (all at once), False (one at a time), or a number.")
+    raise ValueError(
+        f"vectorize={value!r}; allowed are 'auto', True (all at once), False (one at a time), or a number."
+    )
 
 
 def has_convolutions(network: nn.Module) -> bool:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 InnerLR: TypeAlias = float | Mapping[str, float]
@@ -43,7 +42,9 @@ class InnerRates(nn.Module):
         if per not in ("scalar", "parameter", "element"):
             raise ValueError(f"inner_lr_per={per!r} is unknown; use 'scalar', 'parameter' or 'element'.")
         if learned and per == "scalar" and isinstance(inner_lr, Mapping):
-            raise ValueError("inner_lr_per='scalar' learns one rate; give inner_lr as one number, or another granularity.")
+            raise ValueError(
+                "inner_lr_per='scalar' learns one rate; give inner_lr as one number, or another granularity."
+            )
         self.initial = _resolved(inner_lr, list(parameters))
         self.rates = nn.ParameterDict()
         if learned and per == "scalar":
@@ -75,7 +76,9 @@ def _resolved(inner_lr: InnerLR, names: list[str]) -> dict[str, float]:
     for key, value in inner_lr.items():
         matches = [name for name in names if name == key or name.startswith(f"{key}.")]
         if not matches:
-            raise ValueError(f"inner_lr names {key!r}, which is no adapted parameter nor a prefix of one; there are {names}.")
+            raise ValueError(
+                f"inner_lr names {key!r}, which is no adapted parameter nor a prefix of one; there are {names}."
+            )
         rate = _checked(f"inner_lr[{key!r}]", value)
         for name in matches:
             if len(key) >= resolved.get(name, (0, 0.0))[0]:

@@ -191,7 +191,12 @@ class FOMAML(MAML):
     """
 
     def __init__(
-        self, network: nn.Module, inner_lr: InnerLR = 0.01, inner_steps: int = 1, first_order: bool = True, **kwargs: Any
+        self,
+        network: nn.Module,
+        inner_lr: InnerLR = 0.01,
+        inner_steps: int = 1,
+        first_order: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().__init__(network, inner_lr, inner_steps, first_order, **kwargs)
 

@@ -16,6 +16,9 @@ class EpisodeStatistics(Metric):
     """
 
     full_state_update = False
+    count: Tensor
+    total: Tensor
+    squares: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

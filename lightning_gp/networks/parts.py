@@ -74,6 +74,7 @@ def use_batch_statistics(network: nn.Module) -> nn.Module:
     """
     for layer in network.modules():
         if getattr(layer, "running_mean", None) is not None and hasattr(layer, "track_running_stats"):
-            layer.track_running_stats = False
-            layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+            setattr(layer, "track_running_stats", False)  # noqa: B010  (any normalisation layer, of whatever class)
+            for buffer in ("running_mean", "running_var", "num_batches_tracked"):
+                setattr(layer, buffer, None)
     return network

@@ -64,7 +64,10 @@ def test_every_variant_fits_validates_and_tests_with_the_default_trainer(cls):
     run = trainer(max_epochs=2)
     run.fit(module, sinusoids())
     assert {"train/loss", "val/loss", *(f"val/loss_step_{k}" for k in range(4))} <= set(run.callback_metrics)
-    for results in (run.validate(module, sinusoids(), verbose=False)[0], run.test(module, sinusoids(), verbose=False)[0]):
+    for results in (
+        run.validate(module, sinusoids(), verbose=False)[0],
+        run.test(module, sinusoids(), verbose=False)[0],
+    ):
         assert all(math.isfinite(value) for value in results.values())
     assert results["test/loss"] == results["test/loss_step_3"]
     assert results["test/loss_step_3_ci95"] > 0
@@ -74,7 +77,9 @@ def test_evaluation_is_the_adapted_loss_of_each_episode():
     problem = images(count=6)
     module = MAML(problem.fresh(), problem.inner_lr, 1, eval_inner_steps=2)
     loader = torch.utils.data.DataLoader(
-        Images(), batch_size=4, collate_fn=lambda items: __import__("lightning_gp.environments").environments.stack(items)
+        Images(),
+        batch_size=4,
+        collate_fn=lambda items: __import__("lightning_gp.environments").environments.stack(items),
     )
     results = trainer().test(module, loader, verbose=False)[0]
     for step in range(3):

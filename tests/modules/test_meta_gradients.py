@@ -57,9 +57,7 @@ def by_higher(problem: Problem, steps: int, first_order: bool, names: list[str])
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_it_equals_higher(problem, variant, steps, form):
     setting = PROBLEMS[problem]()
-    module = VARIANTS[variant](
-        setting.fresh(), setting.inner_lr, steps, criterion=setting.criterion, **FORMS[form]
-    )
+    module = VARIANTS[variant](setting.fresh(), setting.inner_lr, steps, criterion=setting.criterion, **FORMS[form])
     reference = by_higher(setting, steps, module.first_order, module.adapted)
     assert relative_error(gradient(module, setting.environments), reference) < 1e-8
 
@@ -140,7 +138,9 @@ def test_rate_zero_is_joint_training():
 def test_environments_of_unequal_size_are_averaged_one_by_one():
     setting = regression(count=3)
     (xs, ys), (xq, yq) = setting.environments
-    ragged = [Environments((xs[e : e + 1, : 3 + e], ys[e : e + 1, : 3 + e]), (xq[e : e + 1], yq[e : e + 1])) for e in range(3)]
+    ragged = [
+        Environments((xs[e : e + 1, : 3 + e], ys[e : e + 1, : 3 + e]), (xq[e : e + 1], yq[e : e + 1])) for e in range(3)
+    ]
     module = MAML(setting.fresh(), 0.1, criterion=setting.criterion)
     whole = gradient(module, ragged)
     parts = [gradient(module, part) for part in ragged]

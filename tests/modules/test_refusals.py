@@ -83,7 +83,7 @@ def test_a_network_with_too_many_outputs_is_refused_where_the_ways_are_known():
 
     module = MAML(Conv4(ways=7, channels=4, image_size=16).double())
     run = pl.Trainer(max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    with pytest.raises(ValueError, match="7 outputs but the data has 3 ways.*Build the network with 3 outputs"):
+    with pytest.raises(ValueError, match=r"7 outputs but the data has 3 ways.*Build the network with 3 outputs"):
         run.fit(module, ThreeWays())
 
 
@@ -94,7 +94,7 @@ def test_targets_that_would_broadcast_are_refused():
 
 
 def test_a_batch_that_is_no_environments():
-    with pytest.raises(TypeError, match="batch of type Environments.*got Tensor"):
+    with pytest.raises(TypeError, match=r"batch of type Environments.*got Tensor"):
         fit(MAML(SinusoidMLP(), criterion=F.mse_loss), torch.zeros(2, 10, 1))
 
 
@@ -114,7 +114,7 @@ def test_sharded_strategies_are_refused_for_second_order(name):
 def test_sixteen_mixed_is_refused_for_second_order():
     module = MAML(SinusoidMLP())
     module._trainer = type("T", (), {"strategy": _Strategy(), "precision": "16-mixed"})()
-    with pytest.raises(ValueError, match="16-mixed.*bf16-mixed"):
+    with pytest.raises(ValueError, match=r"16-mixed.*bf16-mixed"):
         check_trainer(module, second_order=True)
 
 
