@@ -18,7 +18,10 @@ _HOMES = {
     "EnvironmentModule": "lightning_gp.modules.base",
     "Environments": "lightning_gp.environments",
     "FOMAML": "lightning_gp.modules.maml",
+    "GradientPenalty": "lightning_gp.modules.gradient_penalty",
+    "IRMv1": "lightning_gp.modules.irm",
     "MAML": "lightning_gp.modules.maml",
+    "REx": "lightning_gp.modules.irm",
 }
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -6,11 +6,14 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "ColoredMNISTDataModule": "colored_mnist",
     "EpisodeDataModule": "base",
     "EpisodeDataset": "episodes",
     "EpisodeSampler": "episodes",
+    "ExampleEnvironments": "example_environments",
     "FewShotDataModule": "few_shot",
     "LinearRegressionDataModule": "linear",
+    "NamedEnvironmentsDataModule": "named_environments",
     "OmniglotDataModule": "omniglot",
     "SinusoidDataModule": "sinusoid",
 }

@@ -11,7 +11,11 @@ _HOMES = {
     "ERM": "base",
     "EnvironmentModule": "base",
     "FOMAML": "maml",
+    "GradientPenalty": "gradient_penalty",
+    "IRMv1": "irm",
     "MAML": "maml",
+    "NamedEnvironmentModule": "named",
+    "REx": "irm",
 }
 
 __all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -21,6 +21,7 @@ from lightning_gp.environments import (
 )
 from lightning_gp.functional.adaptation import Parameters, over_environments
 from lightning_gp.functional.precomputed import accumulated, differentiated
+from lightning_gp.modules.accuracy import accuracy
 from lightning_gp.modules.checks import check_batch, check_network, check_trainer
 from lightning_gp.modules.chunking import Vectorize, check_vectorize, chunk_size
 from lightning_gp.modules.statistics import EpisodeStatistics
@@ -165,9 +166,7 @@ class EnvironmentModule(LightningModule):
         predictions = self.predict(parameters, x)
         overridden = type(self).loss is not EnvironmentModule.loss
         loss = self.loss(parameters, x, y) if overridden else self.criterion(predictions, y)
-        if y.is_floating_point():
-            return {"loss": loss}
-        return {"loss": loss, "accuracy": (predictions.argmax(1) == y).float().mean()}
+        return {"loss": loss, **accuracy(predictions, y, self.criterion)}
 
     def evaluate(self, environments: Environments) -> dict[str, Tensor]:
         """Numbers of each environment, (E,), by name; logged as ``val/<name>`` and ``test/<name>``."""

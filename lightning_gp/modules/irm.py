@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of, examples_of
 from lightning_gp.functional.adaptation import Parameters, over_environments
 from lightning_gp.functional.penalties import halves, processes, scale_gradient, sum_over_processes
+from lightning_gp.modules.accuracy import accuracy
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.named import NamedEnvironmentModule, at_least_zero
 
@@ -214,7 +215,7 @@ class IRMv1(InvarianceModule):
     def measure(self, parameters: Parameters, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Loss, accuracy, and ``scale_gradient``, of which ``summarize`` makes the penalty."""
         predictions = self.predict(parameters, x)
-        values = self.measure_predictions(predictions, y)
+        values = {"loss": self.criterion(predictions, y), **accuracy(predictions, y, self.criterion)}
         return {**values, "scale_gradient": self._scale_gradient(predictions, y)}
 
     def summarize(self, values: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_gp.environments import EnvironmentBatch, Environments, chunks_of, clone, examples_of
-from lightning_gp.functional.adaptation import Parameters
+from lightning_gp.modules.accuracy import is_binary
 from lightning_gp.modules.base import EnvironmentModule
 
 
@@ -50,21 +49,6 @@ class NamedEnvironmentModule(EnvironmentModule):
     Accuracy counts the right classes for integer targets, and the right signs of the logit for the binary
     cross-entropy with logits. ``modules.irm`` says which of these metrics a checkpoint should watch.
     """
-
-    def measure(self, parameters: Parameters, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """``loss`` and, for classification, ``accuracy`` of one environment."""
-        predictions = self.predict(parameters, x)
-        overridden = type(self).loss is not EnvironmentModule.loss
-        return self.measure_predictions(predictions, y, self.loss(parameters, x, y) if overridden else None)
-
-    def measure_predictions(self, predictions: Tensor, y: Tensor, loss: Tensor | None = None) -> dict[str, Tensor]:
-        """The same from predictions (K, ...) and targets (K, ...); ``loss`` if it is not that of the criterion."""
-        values = {"loss": self.criterion(predictions, y) if loss is None else loss}
-        if is_binary(self.criterion):
-            values["accuracy"] = ((predictions > 0) == (y > 0.5)).float().mean()
-        elif not y.is_floating_point():
-            values["accuracy"] = (predictions.argmax(1) == y).float().mean()
-        return values
 
     def evaluate(self, environments: Environments) -> dict[str, Tensor]:
         """Numbers of each environment, (E,), by name."""
@@ -119,11 +103,6 @@ class NamedEnvironmentModule(EnvironmentModule):
         if first and is_binary(self.criterion):
             check_binary_targets(batches)
         return batches
-
-
-def is_binary(criterion: Any) -> bool:
-    """Whether ``criterion`` is torch's binary cross-entropy with logits."""
-    return criterion is F.binary_cross_entropy_with_logits or isinstance(criterion, nn.BCEWithLogitsLoss)
 
 
 def check_binary_targets(batches: Sequence[Environments]) -> None:

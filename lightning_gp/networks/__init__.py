@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "ColoredMNISTMLP": "lightning_gp.networks.colored_mnist",
     "Conv4": "lightning_gp.networks.conv4",
     "SinusoidMLP": "lightning_gp.networks.sinusoid",
     "select_parameters": "lightning_gp.networks.parts",
