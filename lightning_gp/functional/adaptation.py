@@ -86,7 +86,9 @@ def over_environments(function: Callable[..., Any], stacked: Parameters, shared:
 
     if tensors[0].shape[0] == 1:
         # No vmap for a single environment: it costs nothing to unpack, and networks that vmap cannot map still work.
-        out = call({name: value[0] for name, value in stacked.items()}, *(tensor[0] for tensor in tensors))
+        # `squeeze` and not `[0]`, whose derivative would copy every gradient.
+        own = {name: value.squeeze(0) for name, value in stacked.items()}
+        out = call(own, *(tensor.squeeze(0) for tensor in tensors))
         return torch.utils._pytree.tree_map(lambda value: value.unsqueeze(0), out)
     return torch.vmap(call, randomness="different")(stacked, *tensors)
 

@@ -87,13 +87,20 @@ def meta_gradient(
         losses = over_environments(loss, theta, shared, *query)
         return weight * losses.sum(), losses
 
-    path: list[tuple[Parameters, Parameters]] = []
-    for _ in range(steps):
-        gradient = gradient_of(inner, theta, shared)[0]
-        path.append((theta, gradient if rate_gradients else {}))
-        theta = {name: stepped(theta[name], gradient[name], rates[name]) for name in theta}
+    def descend(theta: Parameters, path: list[tuple[Parameters, Parameters]] | None) -> Parameters:
+        """The inner loop: returns θ_S; puts θ_0 … θ_{S−1} (and, for the rates, g_0 … g_{S−1}) into ``path``."""
+        for _ in range(steps):
+            gradient = gradient_of(inner, theta, shared)[0]
+            if path is not None:
+                path.append((theta, gradient if rate_gradients else {}))
+            theta = {name: stepped(theta[name], gradient[name], rates[name]) for name in theta}
+        return theta
 
-    v, shared_gradient, losses = gradient_of(outer, theta, shared)
+    # Memory peaks in the query's activations: unless compiled, only θ_S is kept beside them, and the path walked again.
+    path: list[tuple[Parameters, Parameters]] = []
+    v, shared_gradient, losses = gradient_of(outer, descend(theta, path if traceable else None), shared)
+    if not traceable and (rate_gradients or not first_order):
+        descend(theta, path)
     rate_gradient = {name: torch.zeros_like(parameters[name]) for name in v} if rate_gradients else {}
     while path:
         theta, gradient = path.pop()

@@ -78,5 +78,6 @@ def accumulated(
         else:
             total = total + value
             sums = torch._foreach_add(sums, list(gradients))  # type: ignore[assignment]
+        del gradients  # before the next piece needs the room
     assert total is not None, "no piece to sum over"
     return precomputed(total, inputs, sums)
