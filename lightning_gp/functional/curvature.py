@@ -16,12 +16,18 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from lightning_gp.functional.double_backward import (
+    check_loss,
+    check_parameters,
+    check_twice_differentiable,
+    differentiable_gradients,
+    explain,
+    leaf,
+)
 from lightning_gp.functional.lanczos import Eigenpairs, check_arguments, leading_eigenpairs
 
 Loss = Callable[[dict[str, Tensor]], Tensor]
 Reduce = Callable[[Tensor], Tensor]
-
-NO_DOUBLE_BACKWARD = ("is not implemented", "double backward", "differentiate twice", "once_differentiable")
 
 # The gradient leans on the leading eigenvectors, which saves a fifth to a half of the products; with more weight on it
 # it converges on those before the ones it is blind to appear, and a clustered top 5 is missed.
@@ -45,7 +51,7 @@ class HessianVectorProduct:
     """
 
     def __init__(self, loss: Loss, parameters: Mapping[str, Tensor], reduce: Reduce | None = None) -> None:
-        _check_parameters(parameters)
+        check_parameters(parameters)
         first = next(iter(parameters.values()))
         self.reduce = reduce
         self.shapes = {name: parameter.shape for name, parameter in parameters.items()}
@@ -55,11 +61,11 @@ class HessianVectorProduct:
         # Forked, so that dropout inside the loss draws what it would have drawn but leaves the caller's stream alone.
         devices = [first.device] if first.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
-            self._leaves = {name: _leaf(parameter) for name, parameter in parameters.items()}
+            self._leaves = {name: leaf(parameter) for name, parameter in parameters.items()}
             value = loss(dict(self._leaves))
-            _check_loss(value)
-            gradients = _gradients(value, list(self._leaves.values()))
-            _check_twice_differentiable(gradients)
+            check_loss(value)
+            gradients = differentiable_gradients(value, list(self._leaves.values()))
+            check_twice_differentiable(gradients)
             self.value = value.detach()
             self.gradient = self._flat(gradients, reduced=True)
             # A gradient with no graph is constant in θ: its rows of the Hessian are zero.
@@ -112,7 +118,7 @@ class HessianVectorProduct:
                     allow_unused=True,
                 )
             except RuntimeError as error:
-                raise _explain(error) from error
+                raise explain(error) from error
         return self._flat(product, reduced=True)
 
     def _flat(self, entries: list[Tensor | None] | tuple[Tensor | None, ...], *, reduced: bool) -> Tensor:
@@ -202,7 +208,7 @@ def hessian_eigenvalues(
         >>> hessian_eigenvalues(loss, {"w": torch.ones(3)}, k=2).values.round(decimals=4)
         tensor([3., 1.], dtype=torch.float64)
     """
-    _check_parameters(parameters)
+    check_parameters(parameters)
     size = sum(parameter.numel() for parameter in parameters.values())
     check_arguments(k, size, tol, basis_size=basis_size, max_products=max_products)
     product = HessianVectorProduct(loss, parameters, reduce)
@@ -224,68 +230,3 @@ def _start(product: HessianVectorProduct, initial: Tensor | None, seed: int) -> 
         if bool(warm.isfinite().all()) and bool(warm.any()):
             start += WARM_WEIGHT * warm / warm.norm()
     return start
-
-
-def _leaf(parameter: Tensor) -> Tensor:
-    """An alias that carries a graph of its own; an inference tensor has to be copied to be differentiable."""
-    alias = parameter.clone() if parameter.is_inference() else parameter.detach()
-    return alias.requires_grad_()
-
-
-def _gradients(value: Tensor, leaves: list[Tensor]) -> tuple[Tensor | None, ...]:
-    gradients: tuple[Tensor | None, ...] = (None,)
-    if value.requires_grad:
-        try:
-            gradients = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True)
-        except RuntimeError as error:
-            raise _explain(error) from error
-    if all(gradient is None for gradient in gradients):
-        raise ValueError(
-            "the loss does not depend on the parameters. It must be computed from the dict it is given, e.g. with "
-            "torch.func.functional_call(module, parameters, x), without detach(), no_grad() or .item()."
-        )
-    return gradients
-
-
-def _check_parameters(parameters: Mapping[str, Tensor]) -> None:
-    if not parameters:
-        raise ValueError("parameters is empty; pass a dict of name -> tensor, e.g. dict(module.named_parameters()).")
-    for name, parameter in parameters.items():
-        if not parameter.is_floating_point():
-            raise ValueError(
-                f"parameter {name!r} has dtype {parameter.dtype}; only floating-point ones have a Hessian."
-            )
-    devices = {str(parameter.device) for parameter in parameters.values()}
-    if len(devices) > 1:
-        raise ValueError(f"parameters lie on several devices, {sorted(devices)}; move them to one.")
-
-
-def _check_loss(value: object) -> None:
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"the loss must return a scalar tensor, got {got}; take its mean or sum.")
-
-
-def _check_twice_differentiable(gradients: tuple[Tensor | None, ...]) -> None:
-    """Refuse `once_differentiable` functions: autograd leaves them out of a second pass in silence."""
-    pending = [gradient.grad_fn for gradient in gradients if gradient is not None and gradient.grad_fn is not None]
-    seen = set(pending)
-    while pending:
-        node = pending.pop()
-        if node.name() in ("Error", "torch::autograd::Error"):
-            raise _explain(RuntimeError("a function marked once_differentiable"))
-        following = {child for child, _ in node.next_functions if child is not None} - seen
-        seen |= following
-        pending.extend(following)
-
-
-def _explain(error: RuntimeError) -> RuntimeError:
-    """The same error, with the way out when it says that something cannot be differentiated twice."""
-    if not any(sign in str(error) for sign in NO_DOUBLE_BACKWARD):
-        return error
-    return RuntimeError(
-        f"an operation inside the loss has no double backward ({error}). Attention: run the loss under "
-        "torch.nn.attention.sdpa_kernel(SDPBackend.MATH). torch.compile: use the uncompiled module. cuDNN recurrent "
-        "layers: torch.backends.cudnn.flags(enabled=False). Own autograd.Function: write its backward with "
-        "differentiable operations."
-    )

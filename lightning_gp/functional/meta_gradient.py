@@ -25,6 +25,14 @@ Pullback = Callable[[Parameters], tuple[Parameters, Parameters]]
 """Multiplies a vector by the Jacobian of the gradient, by ``theta`` and by ``shared``."""
 
 
+class InnerStep(NamedTuple):
+    """θ_k, g_k where the rates are learned, and the pullback of the gradient at θ_k where it is kept."""
+
+    theta: Parameters
+    gradient: Parameters
+    pullback: Pullback | None
+
+
 class MetaGradient(NamedTuple):
     """The query losses and the gradient of their weighted sum.
 
@@ -77,7 +85,7 @@ def meta_gradient(
     shared = {name: value.detach() for name, value in parameters.items() if name not in names}
     theta = {name: value.detach().expand(count, *value.shape) for name, value in parameters.items() if name in names}
     rates = {name: _detached(rate_of(lr, name)) for name in theta}
-    gradient_of, pullback_of = (_traced, _traced_pullback) if traceable else (_recorded, _recorded_pullback)
+    gradient_of, gradient_and_pullback_of = (_traced, _traced_pair) if traceable else (_recorded, _recorded_pair)
 
     def inner(theta: Parameters, shared: Parameters) -> tuple[Tensor, Tensor]:
         losses = over_environments(loss, theta, shared, *support)
@@ -87,27 +95,32 @@ def meta_gradient(
         losses = over_environments(loss, theta, shared, *query)
         return weight * losses.sum(), losses
 
-    def descend(theta: Parameters, path: list[tuple[Parameters, Parameters]] | None) -> Parameters:
-        """The inner loop: returns θ_S; puts θ_0 … θ_{S−1} (and, for the rates, g_0 … g_{S−1}) into ``path``."""
+    def descend(theta: Parameters, path: list[InnerStep] | None) -> Parameters:
+        """The inner loop: returns θ_S, and puts what the way back needs into ``path``."""
         for _ in range(steps):
-            gradient = gradient_of(inner, theta, shared)[0]
+            pullback = None
+            if traceable and not first_order:
+                gradient, pullback = gradient_and_pullback_of(inner, theta, shared)
+            else:
+                gradient = gradient_of(inner, theta, shared)[0]
             if path is not None:
-                path.append((theta, gradient if rate_gradients else {}))
+                path.append(InnerStep(theta, gradient if rate_gradients else {}, pullback))
             theta = {name: stepped(theta[name], gradient[name], rates[name]) for name in theta}
         return theta
 
     # Memory peaks in the query's activations: unless compiled, only θ_S is kept beside them, and the path walked again.
-    path: list[tuple[Parameters, Parameters]] = []
+    path: list[InnerStep] = []
     v, shared_gradient, losses = gradient_of(outer, descend(theta, path if traceable else None), shared)
     if not traceable and (rate_gradients or not first_order):
         descend(theta, path)
     rate_gradient = {name: torch.zeros_like(parameters[name]) for name in v} if rate_gradients else {}
     while path:
-        theta, gradient = path.pop()
+        theta, gradient, pullback = path.pop()
         rate_gradient = {name: total - (gradient[name] * v[name]).sum(0) for name, total in rate_gradient.items()}
         if first_order:
             continue
-        products, shared_products = pullback_of(inner, theta, shared)({name: rates[name] * v[name] for name in v})
+        pullback = pullback or gradient_and_pullback_of(inner, theta, shared)[1]
+        products, shared_products = pullback({name: rates[name] * v[name] for name in v})
         v = {name: v[name] - products[name] for name in v}
         shared_gradient = {name: shared_gradient[name] - shared_products[name] for name in shared_gradient}
 
@@ -135,7 +148,7 @@ def _recorded(total: Total, theta: Parameters, shared: Parameters) -> tuple[Para
     return *_split(gradients, theta, shared), losses.detach()
 
 
-def _recorded_pullback(total: Total, theta: Parameters, shared: Parameters) -> Pullback:
+def _recorded_pair(total: Total, theta: Parameters, shared: Parameters) -> tuple[Parameters, Pullback]:
     theta, shared = _leaves(theta), _leaves(shared)
     with torch.enable_grad():
         value, _ = total(theta, shared)
@@ -146,7 +159,7 @@ def _recorded_pullback(total: Total, theta: Parameters, shared: Parameters) -> P
         products = torch.autograd.grad(gradient, inputs, [vector[name] for name in theta], materialize_grads=True)
         return _split(products, theta, shared)
 
-    return pullback
+    return dict(zip(theta, gradient, strict=True)), pullback
 
 
 def _split(values: tuple[Tensor, ...], theta: Parameters, shared: Parameters) -> tuple[Parameters, Parameters]:
@@ -159,9 +172,9 @@ def _traced(total: Total, theta: Parameters, shared: Parameters) -> tuple[Parame
     return theta_gradient, shared_gradient, losses
 
 
-def _traced_pullback(total: Total, theta: Parameters, shared: Parameters) -> Pullback:
+def _traced_pair(total: Total, theta: Parameters, shared: Parameters) -> tuple[Parameters, Pullback]:
     def gradient(theta: Parameters, shared: Parameters) -> Any:
         return torch.func.grad(total, has_aux=True)(theta, shared)[0]
 
-    pullback: Pullback = torch.func.vjp(gradient, theta, shared)[1]
-    return pullback
+    pair: tuple[Parameters, Pullback] = torch.func.vjp(gradient, theta, shared)
+    return pair

@@ -1,0 +1,91 @@
+"""What a loss must be for its gradient to be differentiated again, and what to do when it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+NO_DOUBLE_BACKWARD = ("is not implemented", "double backward", "differentiate twice", "once_differentiable")
+
+
+def leaf(parameter: Tensor) -> Tensor:
+    """An alias that carries a graph of its own; an inference tensor has to be copied to be differentiable."""
+    alias = parameter.clone() if parameter.is_inference() else parameter.detach()
+    return alias.requires_grad_()
+
+
+def differentiable_gradients(value: Tensor, leaves: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """Gradient of the loss with its graph; None for a parameter that does not enter.
+
+    Raises:
+        ValueError: the loss depends on none of them.
+        RuntimeError: an operation has no double backward.
+    """
+    gradients: tuple[Tensor | None, ...] = (None,)
+    if value.requires_grad:
+        try:
+            gradients = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            raise explain(error) from error
+    if all(gradient is None for gradient in gradients):
+        raise ValueError(
+            "the loss does not depend on the parameters. It must be computed from the dict it is given, e.g. with "
+            "torch.func.functional_call(module, parameters, x), without detach(), no_grad() or .item()."
+        )
+    return gradients
+
+
+def check_parameters(parameters: Mapping[str, Tensor]) -> None:
+    """Refuse parameters that have no Hessian, or whose flat vector would lie on several devices.
+
+    Raises:
+        ValueError: none given, not floating-point, or on several devices.
+    """
+    if not parameters:
+        raise ValueError("parameters is empty; pass a dict of name -> tensor, e.g. dict(module.named_parameters()).")
+    for name, parameter in parameters.items():
+        if not parameter.is_floating_point():
+            raise ValueError(
+                f"parameter {name!r} has dtype {parameter.dtype}; only floating-point ones have a Hessian."
+            )
+    devices = {str(parameter.device) for parameter in parameters.values()}
+    if len(devices) > 1:
+        raise ValueError(f"parameters lie on several devices, {sorted(devices)}; move them to one.")
+
+
+def check_loss(value: object) -> None:
+    """Refuse what is not a scalar.
+
+    Raises:
+        TypeError: not a tensor with one element.
+    """
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"the loss must return a scalar tensor, got {got}; take its mean or sum.")
+
+
+def check_twice_differentiable(gradients: tuple[Tensor | None, ...]) -> None:
+    """Refuse `once_differentiable` functions: autograd leaves them out of a second pass in silence."""
+    pending = [gradient.grad_fn for gradient in gradients if gradient is not None and gradient.grad_fn is not None]
+    seen = set(pending)
+    while pending:
+        node = pending.pop()
+        if node.name() in ("Error", "torch::autograd::Error"):
+            raise explain(RuntimeError("a function marked once_differentiable"))
+        following = {child for child, _ in node.next_functions if child is not None} - seen
+        seen |= following
+        pending.extend(following)
+
+
+def explain(error: RuntimeError) -> RuntimeError:
+    """The same error, with the way out when it says that something cannot be differentiated twice."""
+    if not any(sign in str(error) for sign in NO_DOUBLE_BACKWARD):
+        return error
+    return RuntimeError(
+        f"an operation inside the loss has no double backward ({error}). Attention: run the loss under "
+        "torch.nn.attention.sdpa_kernel(SDPBackend.MATH). torch.compile: use the uncompiled module. cuDNN recurrent "
+        "layers: torch.backends.cudnn.flags(enabled=False). Own autograd.Function: write its backward with "
+        "differentiable operations."
+    )
