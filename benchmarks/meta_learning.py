@@ -28,6 +28,7 @@ from peers import Accumulate, Criterion, higher_maml, learn2learn_maml
 from torch import nn
 
 from lightning_gp import FOMAML, MAML, Environments
+from lightning_gp.allocator import keep_freed_memory
 from lightning_gp.networks import Conv4, SinusoidMLP
 
 TOLERANCE = 1e-8  # relative, float64
@@ -254,6 +255,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, help="timed calls per contender (default: 40 sinusoid, 9 Conv4)")
     parser.add_argument("--no-compile", action="store_true", help="leave out compile=True")
     parser.add_argument("--cpu-time", action="store_true", help="CPU time instead of wall time, for a busy machine")
+    parser.add_argument(
+        "--default-allocator", action="store_true", help="let glibc return freed memory; else all contenders keep it"
+    )
     parser.add_argument("--output", type=Path, default=harness.RESULTS / "meta_learning.json")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -261,8 +265,14 @@ def main() -> None:
     if arguments.memory_of:
         print(memory_of(arguments.memory_of))
         return
+    keeps = not arguments.default_allocator and keep_freed_memory()
     clock = time.process_time if arguments.cpu_time else time.perf_counter
-    results: dict[str, Any] = {"machine": harness.machine(), "clock": clock.__name__, "workloads": {}}
+    results: dict[str, Any] = {
+        "machine": harness.machine(),
+        "clock": clock.__name__,
+        "keeps_freed_memory": keeps,
+        "workloads": {},
+    }
     for key in arguments.only:
         if key == "memory":
             results["workloads"][key] = run_memory()

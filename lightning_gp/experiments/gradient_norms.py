@@ -139,8 +139,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     both.add_argument("--iterations", type=int, default=Signs.iterations, help="of each run (default: %(default)s)")
     both.add_argument("--seeds", type=int, default=Signs.seeds, help="runs per point (default: %(default)s)")
     both.add_argument("--examples", type=int, default=Signs.examples, help="per environment (default: %(default)s)")
-    for each in (maml, both):
-        each.add_argument("--every", type=int, default=50, help="iterations between values (default: %(default)s)")
+    for each, every in ((maml, 50), (both, Signs.every)):
+        each.add_argument("--every", type=int, default=every, help="iterations between values (default: %(default)s)")
         each.add_argument("--output", type=Path, default=Path("runs/gradient_norms"), help="(default: %(default)s)")
     options = vars(parser.parse_args(arguments))
     torch.set_num_threads(1)  # as the stated times are meant; a step is too small to gain from more

@@ -36,13 +36,17 @@ NORM = "gradients/norm"
 
 @dataclass(frozen=True)
 class Signs:
-    """Settings of ``signs``; every run takes the same number of Adam steps, T21's 500."""
+    """Settings of ``signs``; every run takes the same number of steps of Adam with its default rate.
 
-    iterations: int = 500
-    every: int = 50
+    So few steps that colored MNIST's noisy labels are not learned by heart: where they are, ERM's gradient vanishes,
+    whatever a penalty does; with these examples 500 steps are enough for that.
+    """
+
+    iterations: int = 200
+    every: int = 20
     seeds: int = 3
-    inner_rates: tuple[float, ...] = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1)
-    weights: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
+    inner_rates: tuple[float, ...] = (0.0, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+    weights: tuple[float, ...] = (0.0, 0.1, 1.0, 10.0, 100.0)
     environments: int = 100
     examples: int = 2000
     hidden: int = 64

@@ -85,6 +85,8 @@ def meta_gradient(
     shared = {name: value.detach() for name, value in parameters.items() if name not in names}
     theta = {name: value.detach().expand(count, *value.shape) for name, value in parameters.items() if name in names}
     rates = {name: _detached(rate_of(lr, name)) for name in theta}
+    rate = next(iter(rates.values()))
+    uniform = not any(isinstance(value, Tensor) or value != rate for value in rates.values())
     gradient_of, gradient_and_pullback_of = (_traced, _traced_pair) if traceable else (_recorded, _recorded_pair)
 
     def inner(theta: Parameters, shared: Parameters) -> tuple[Tensor, Tensor]:
@@ -120,11 +122,15 @@ def meta_gradient(
         if first_order:
             continue
         pullback = pullback or gradient_and_pullback_of(inner, theta, shared)[1]
-        products, shared_products = pullback({name: rates[name] * v[name] for name in v})
-        v = {name: v[name] - products[name] for name in v}
-        shared_gradient = {name: shared_gradient[name] - shared_products[name] for name in shared_gradient}
+        products, shared_products = pullback(v if uniform else {name: rates[name] * v[name] for name in v})
+        factor = rate if uniform else 1.0  # one number for all parameters commutes with the product
+        if not path:
+            # At θ_0 only the sums over environments are wanted, which are smaller than what they sum.
+            v, products = ({name: value.sum(0) for name, value in values.items()} for values in (v, products))
+        v = {name: stepped(v[name], products[name], factor) for name in v}
+        shared_gradient = {n: stepped(value, shared_products[n], factor) for n, value in shared_gradient.items()}
 
-    total = {**shared_gradient, **{name: value.sum(0) for name, value in v.items()}}
+    total = {**shared_gradient, **({name: value.sum(0) for name, value in v.items()} if first_order else v)}
     return MetaGradient(losses, {name: total[name] for name in parameters}, rate_gradient)
 
 
