@@ -6,7 +6,6 @@ import sys
 
 import pytorch_lightning as pl
 import torch
-from callback_cases import Classifier, build, sinusoid_maml
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lightning_gp import ERM
@@ -20,6 +19,7 @@ from lightning_gp.callbacks import (
 from lightning_gp.datamodules.sinusoid import SinusoidDataModule
 from lightning_gp.environments import Environments
 from lightning_gp.networks import SinusoidMLP
+from tests.callbacks.callback_cases import Classifier, build, sinusoid_maml
 
 
 class WithoutStatistics(Classifier):

@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from callback_cases import Classifier, build, fit, loaders, sinusoid_data, sinusoid_maml
 from pytorch_lightning.loggers import CSVLogger
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -18,6 +17,7 @@ from lightning_gp.callbacks import (
 )
 from lightning_gp.environments import Environments
 from lightning_gp.networks import SinusoidMLP
+from tests.callbacks.callback_cases import Classifier, build, fit, loaders, sinusoid_data, sinusoid_maml
 
 DOUBLE = {"precision": "64-true"}
 

@@ -10,7 +10,7 @@ import pytest
 def run(processes, folder):
     folder.mkdir()
     script = Path(__file__).with_name("distributed_run.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
     done = subprocess.run(
         [sys.executable, str(script), str(processes), str(folder)],
         env=environment,

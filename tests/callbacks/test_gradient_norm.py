@@ -1,9 +1,9 @@
 import pytest
 import torch
-from callback_cases import Classifier, Manual, build, fit, loaders, sinusoid_data, sinusoid_maml
 from torch.nn import functional as F
 
 from lightning_gp.callbacks import GradientNorm
+from tests.callbacks.callback_cases import Classifier, Manual, build, fit, loaders, sinusoid_data, sinusoid_maml
 
 
 def flat(gradients):

@@ -7,17 +7,6 @@ import warnings
 import pytest
 import pytorch_lightning as pl
 import torch
-from callback_cases import (
-    Classifier,
-    Manual,
-    assert_same_training,
-    build,
-    fit,
-    loaders,
-    sinusoid_data,
-    sinusoid_maml,
-    trainer,
-)
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
@@ -29,6 +18,17 @@ from lightning_gp.callbacks import (
     HessianEigenvalues,
     LearningRateBounds,
     PhaseAmplitudeConsistency,
+)
+from tests.callbacks.callback_cases import (
+    Classifier,
+    Manual,
+    assert_same_training,
+    build,
+    fit,
+    loaders,
+    sinusoid_data,
+    sinusoid_maml,
+    trainer,
 )
 
 

@@ -5,7 +5,16 @@ import random
 import numpy as np
 import pytest
 import torch
-from callback_cases import (
+
+from lightning_gp.callbacks import (
+    CosineSimilarity,
+    GradientNorm,
+    HessianEigenvalues,
+    LearningRateBounds,
+    PhaseAmplitudeConsistency,
+)
+from lightning_gp.callbacks.isolation import isolated
+from tests.callbacks.callback_cases import (
     Classifier,
     Manual,
     assert_same_training,
@@ -16,15 +25,6 @@ from callback_cases import (
     sinusoid_data,
     sinusoid_maml,
 )
-
-from lightning_gp.callbacks import (
-    CosineSimilarity,
-    GradientNorm,
-    HessianEigenvalues,
-    LearningRateBounds,
-    PhaseAmplitudeConsistency,
-)
-from lightning_gp.callbacks.isolation import isolated
 
 
 def everything(loss_fn=None, **cadence):

@@ -6,7 +6,6 @@ import re
 import pytest
 import torch
 import wandb
-from callback_cases import fit, sinusoid_data, sinusoid_maml
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from wandb.proto import wandb_internal_pb2
@@ -23,6 +22,7 @@ from lightning_gp.callbacks import (
 from lightning_gp.dashboards import SECTIONS, Pictures
 from lightning_gp.environments import Environments
 from lightning_gp.networks import SinusoidMLP
+from tests.callbacks.callback_cases import fit, sinusoid_data, sinusoid_maml
 
 BLOCK, FILE_HEADER, RECORD_HEADER = 32768, 7, 7
 FULL, LAST = 1, 4

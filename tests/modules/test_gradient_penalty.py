@@ -12,7 +12,7 @@ from lightning_gp.environments import Environments
 from lightning_gp.modules.gradient_penalty import GradientPenalty
 
 sys.path.insert(0, str(Path(__file__).parent))
-from two_processes import on_two_processes
+from tests.modules.two_processes import on_two_processes
 
 
 def network():

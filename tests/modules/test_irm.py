@@ -14,7 +14,7 @@ from lightning_gp.modules.base import ERM
 from lightning_gp.modules.irm import IRMv1, REx
 
 sys.path.insert(0, str(Path(__file__).parent))
-from two_processes import on_two_processes
+from tests.modules.two_processes import on_two_processes
 
 BINARY = F.binary_cross_entropy_with_logits
 
