@@ -1,4 +1,4 @@
-"""Every test on one thread: bitwise comparisons then compare the same arithmetic, and parallel workers do not collide."""
+"""Every test on one thread: bitwise comparisons then compare the same arithmetic, and workers do not collide."""
 
 import os
 
