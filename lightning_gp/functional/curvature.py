@@ -190,7 +190,7 @@ def hessian_eigenvalues(
         initial: vectors to start from, shape (m, size) or (size,), such as `vectors` of an earlier result; their sum is
             blended into the default start, the gradient in noise. Ignored when not finite or zero.
         max_products: budget of Hessian-vector products.
-        basis_size: vectors kept in memory; by default what fits in 512 MB.
+        basis_size: vectors kept in memory; by default what fits in 256 MB, at least k + 6.
         seed: of the random vector; the global random state is neither used nor changed.
         reduce: as in :func:`hessian_vector_product`. All ranks take the same steps when it returns the same everywhere.
 
@@ -212,8 +212,15 @@ def hessian_eigenvalues(
     size = sum(parameter.numel() for parameter in parameters.values())
     check_arguments(k, size, tol, basis_size=basis_size, max_products=max_products)
     product = HessianVectorProduct(loss, parameters, reduce)
-    start = _start(product, initial, seed)
-    return leading_eigenpairs(product, start, k, tol, max_products=max_products, basis_size=basis_size, seed=seed + 1)
+    return leading_eigenpairs(
+        product,
+        _start(product, initial, seed),
+        k,
+        tol,
+        max_products=max_products,
+        basis_size=basis_size,
+        seed=seed + 1,
+    )
 
 
 def _start(product: HessianVectorProduct, initial: Tensor | None, seed: int) -> Tensor:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from lightning_gp.functional.krylov import LanczosBasis, Product, Which
 
-BASIS_BYTES = 2**29
-"""What the default basis may occupy: 11 vectors of a ResNet-18 in float32."""
+BASIS_BYTES = 2**28
+"""What the default basis may occupy, unless k + 6 vectors need more: 357 MB for the top 2 of a ResNet-18 in float32."""
 
 
 class Eigenpairs(NamedTuple):
@@ -70,7 +70,7 @@ def leading_eigenpairs(
         tol: relative error allowed in each value.
         which: `"largest"` algebraic, or `"magnitude"` (largest |λ|).
         max_products: budget; by default 100 + 20 k, and at least 2 size for a small operator.
-        basis_size: number of basis vectors kept before a restart; by default what fits in 512 MB, at least 2 k + 6.
+        basis_size: number of basis vectors kept before a restart; by default what fits in 256 MB, at least k + 6.
         seed: of the vectors drawn where an invariant subspace has been exhausted.
 
     Returns:
@@ -90,8 +90,9 @@ def leading_eigenpairs(
         raise ValueError(f"start must be a flat floating-point vector, got {start.dtype} {tuple(start.shape)}.")
     budget = max_products if max_products is not None else max(100 + 20 * k, 2 * min(size, 200))
     fitting = BASIS_BYTES // (size * start.element_size())
-    capacity = min(size, basis_size if basis_size is not None else min(max(2 * k + 6, fitting), 100 + 4 * k))
+    capacity = min(size, basis_size if basis_size is not None else min(max(k + 6, fitting), 100 + 4 * k))
     state = LanczosBasis(product, start, capacity, which, seed)
+    del start  # a vector as long as the network: free it if nobody else holds it
     in_a_row = 0
     while state.products < budget and state.finite and in_a_row < k:
         if state.count == capacity:
