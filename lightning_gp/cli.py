@@ -15,6 +15,8 @@ lightning-gp: gradient-based multi-environment learning (MAML, IRM, gradient pen
   lightning-gp fit      --config FILE.yaml         train; the config names model, data and trainer
   lightning-gp validate --config FILE.yaml         evaluate on the validation episodes
   lightning-gp test     --config FILE.yaml         evaluate on the test episodes, with confidence intervals
+  lightning-gp reproduce colored-mnist             IRM, ERM and the oracle on colored MNIST (hours; resumes)
+  lightning-gp reproduce gradient-norms omniglot   cosine and norm of gradients, MAML against no inner loop
   lightning-gp dashboard --entity E --project P    build a Weights & Biases workspace (--dry-run prints it)
 
 Every option of the config can be given on the command line, as in --model.init_args.inner_lr=0.1.
@@ -67,7 +69,25 @@ def run_dashboard(args: Sequence[str]) -> None:
     dashboard(args)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"demo": run_demo, "dashboard": run_dashboard}
+EXPERIMENTS = {"colored-mnist": "colored_mnist", "gradient-norms": "gradient_norms"}
+
+
+def run_reproduce(args: Sequence[str]) -> None:
+    """``reproduce``: a figure or table of the papers."""
+    import importlib
+
+    words = list(args)
+    if not words or words[0] not in EXPERIMENTS:
+        known = ", ".join(EXPERIMENTS)
+        raise ValueError(f"reproduce {' '.join(words[:1])}: choose from {known}; --help behind it says more.")
+    importlib.import_module(f"lightning_gp.experiments.{EXPERIMENTS[words[0]]}").main(words[1:])
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "demo": run_demo,
+    "dashboard": run_dashboard,
+    "reproduce": run_reproduce,
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:

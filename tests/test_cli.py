@@ -34,6 +34,11 @@ def test_an_unknown_command_is_named(capsys):
     assert "'train' is no command; there are fit, validate" in capsys.readouterr().err
 
 
+def test_reproduce_lists_what_there_is(capsys):
+    assert main(["reproduce", "everything"]) == 2
+    assert "choose from colored-mnist, gradient-norms" in capsys.readouterr().err
+
+
 def test_fit_then_test_from_the_checkpoint(capsys):
     assert small("fit", "--trainer.max_epochs=2", "--data.init_args.iterations_per_epoch=3") == 0
     assert Path("runs/sinusoid_maml/metrics.csv").read_text().startswith("epoch,step")

@@ -130,7 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "python -m lightning_gp.experiments.gradient_norms", description="Figures of the gradient norm; see the module."
     )
     commands = parser.add_subparsers(dest="figure", required=True)
-    maml = commands.add_parser("omniglot", help="MAML against its own inner rate 0 on Omniglot, about 15 minutes")
+    maml = commands.add_parser(
+        "omniglot", help="MAML against its own inner rate 0 on Omniglot, some 20 minutes on one core"
+    )
     maml.add_argument("--root", default="data", help="folder of the Omniglot data (default: %(default)s)")
     maml.add_argument("--iterations", type=int, default=1500, help="of each run (default: %(default)s)")
     maml.add_argument("--seed", type=int, default=0, help="of weights and episodes (default: %(default)s)")

@@ -38,8 +38,8 @@ NORM = "gradients/norm"
 class Signs:
     """Settings of ``signs``; every run takes the same number of steps of Adam with its default rate.
 
-    So few steps that colored MNIST's noisy labels are not learned by heart: where they are, ERM's gradient vanishes,
-    whatever a penalty does; with these examples 500 steps are enough for that.
+    So few steps because ERM's own gradient vanishes on colored MNIST when it is trained on: the norm without penalty
+    (seed 0, these examples) was 0.20 after 200 steps and 0.03 after 500.
     """
 
     iterations: int = 200
@@ -59,6 +59,9 @@ def signs(
 
     The penalties are ``GradientPenalty`` with sign +1, on the very norm that is measured, and ``IRMv1``, on the
     derivative by one scalar. The norm is that of the last measurement, on one fixed batch of training environments.
+
+    MAML is a penalty −α‖∇L‖² only to first order in α: only for α well below 1/λ_max of the Hessian does the sign say
+    that the norm grows with α.
 
     Args:
         root: folder that holds ``MNIST/raw``.
@@ -140,9 +143,9 @@ def _norms(
 def _draw_signs(panels: Sequence[Axes], norms: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     left, right = panels
     lines = (
-        (left, "maml", "MAML, sinusoids", "tab:orange"),
-        (right, "gradient_penalty", "gradient penalty, colored MNIST", "tab:blue"),
-        (right, "irmv1", "IRMv1, colored MNIST", "tab:green"),
+        (left, "maml", "MAML", "tab:orange"),
+        (right, "gradient_penalty", "gradient penalty, α‖∇L‖²", "tab:blue"),
+        (right, "irmv1", "IRMv1", "tab:green"),
     )
     for panel, name, label, colour in lines:
         coefficients = [float(text) for text in norms[name]]
@@ -153,8 +156,9 @@ def _draw_signs(panels: Sequence[Axes], norms: Mapping[str, Mapping[str, Sequenc
         smallest = min(value for value in coefficients if value > 0)
         panel.set_xscale("symlog", linthresh=smallest, linscale=0.5)
         panel.set_xlim(left=-0.1 * smallest)
-    left.set(xlabel="inner rate α", ylabel="gradient norm after training", title="negative sign")
-    right.set(xlabel="penalty weight α", ylabel="gradient norm after training", title="positive sign")
-    right.set_yscale("log")
+    left.set(xlabel="inner rate α", ylabel="gradient norm after training", title="negative sign: MAML, sinusoids")
+    right.set(xlabel="penalty weight α", ylabel="gradient norm after training", title="positive sign: colored MNIST")
+    runs = max(len(each) for points in norms.values() for each in points.values())
     for panel in panels:
-        panel.legend()
+        panel.set_ylim(0.0, 1.3 * panel.get_ylim()[1])  # room for the legend
+        panel.legend(loc="upper right", title=f"mean and range of {runs} runs")

@@ -182,5 +182,5 @@ def _traced_pair(total: Total, theta: Parameters, shared: Parameters) -> tuple[P
     def gradient(theta: Parameters, shared: Parameters) -> Any:
         return torch.func.grad(total, has_aux=True)(theta, shared)[0]
 
-    pair: tuple[Parameters, Pullback] = torch.func.vjp(gradient, theta, shared)
-    return pair
+    value, pullback = torch.func.vjp(gradient, theta, shared)[:2]
+    return value, pullback
