@@ -23,11 +23,13 @@ def interleave(
     rounds: int,
     warmup: int = 2,
     clock: Callable[[], float] = time.perf_counter,
+    burst: int = 1,
 ) -> dict[str, list[float]]:
     """Seconds of every call, with the contenders taking turns so that a change in machine load hits all alike.
 
     ``clock=time.process_time`` counts the CPU time of this process: on one thread it is the wall time of an idle
-    machine, and stays meaningful on a busy one.
+    machine, and stays meaningful on a busy one. ``burst`` calls are made in each turn, the first not counted if there
+    are several: training runs one step after another, and does not begin each with another program's caches.
     """
     for call in contenders.values():
         for _ in range(warmup):
@@ -37,9 +39,11 @@ def interleave(
     for turn in range(rounds):
         shift = turn % len(names)  # nobody always runs after the same neighbour
         for name in names[shift:] + names[:shift]:
-            start = clock()
-            contenders[name]()
-            seconds[name].append(clock() - start)
+            for call in range(burst):
+                start = clock()
+                contenders[name]()
+                if call > 0 or burst == 1:
+                    seconds[name].append(clock() - start)
     return seconds
 
 

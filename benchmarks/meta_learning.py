@@ -51,6 +51,7 @@ class Workload:
     targets: Mapping[str, float]
     inner_steps: int = 1
     first_order: bool = False
+    burst: int = 1
     forms: tuple[str, ...] = field(default=(EAGER, COMPILED))
 
 
@@ -72,7 +73,7 @@ def images(count: int, ways: int = 5, shots: int = 1, queries: int = 15, size: i
 
 
 _sinusoid = partial(
-    Workload, network=SinusoidMLP, criterion=F.mse_loss, inner_lr=0.01, outer=partial(torch.optim.SGD, lr=1e-3)
+    Workload, network=SinusoidMLP, criterion=F.mse_loss, inner_lr=0.01, outer=partial(torch.optim.SGD, lr=1e-3), burst=6
 )
 _conv4 = partial(
     Workload,
@@ -85,20 +86,20 @@ WORKLOADS = {
     "sinusoid": _sinusoid(
         title="sinusoid MLP 40-40, 100 environments, 1 step",
         episodes=partial(sinusoids, 100),
-        rounds=40,
+        rounds=12,
         targets={EAGER: 20, COMPILED: 50},
     ),
     "sinusoid5": _sinusoid(
         title="sinusoid MLP 40-40, 25 environments, 5 steps",
         episodes=partial(sinusoids, 25),
-        rounds=40,
+        rounds=12,
         targets={EAGER: 8},
         inner_steps=5,
     ),
     "fomaml": _sinusoid(
         title="FOMAML, sinusoid MLP 40-40, 100 environments, 1 step",
         episodes=partial(sinusoids, 100),
-        rounds=40,
+        rounds=12,
         targets={},
         first_order=True,
     ),
@@ -182,7 +183,7 @@ def run_time(workload: Workload, compile_too: bool, rounds: int | None, clock: C
         start = time.perf_counter()
         step()
         first_call[name] = time.perf_counter() - start
-    seconds = harness.interleave(steps, rounds or workload.rounds, clock=clock)
+    seconds = harness.interleave(steps, rounds or workload.rounds, clock=clock, burst=workload.burst)
     result: dict[str, Any] = {"title": workload.title, "contenders": {}}
     rows = []
     for name in names:
@@ -252,7 +253,9 @@ def run_memory(repeats: int = 3) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=[*WORKLOADS, "memory"], default=[*WORKLOADS, "memory"])
-    parser.add_argument("--rounds", type=int, help="timed calls per contender (default: 40 sinusoid, 9 Conv4)")
+    parser.add_argument(
+        "--rounds", type=int, help="turns per contender (default: 12 turns of 6 for the sinusoid, 9 for Conv4)"
+    )
     parser.add_argument("--no-compile", action="store_true", help="leave out compile=True")
     parser.add_argument("--cpu-time", action="store_true", help="CPU time instead of wall time, for a busy machine")
     parser.add_argument(

@@ -132,8 +132,8 @@ def adapt(
         ...     return (p["w"] * x - y).square().mean()
         >>> x = torch.ones(2, 3)
         >>> path = adapt(loss, {"w": torch.zeros(())}, (x, 2 * x), lr=0.25)
-        >>> path.parameters[-1]["w"]
-        tensor([1., 1.])
+        >>> path.parameters[-1]["w"].tolist()
+        [1.0, 1.0]
     """
     names = _checked_names(parameters, adapted, steps)
     x, y = support

@@ -25,6 +25,7 @@ class InnerRates(nn.Module):
         ValueError: if a rate is negative or not finite, a name is unknown, or a parameter is left without a rate.
 
     Example:
+        >>> import torch
         >>> head = {"head.weight": torch.zeros(1, 2), "head.bias": torch.zeros(1)}
         >>> rates = InnerRates({"head": 0.1, "head.bias": 0.2}, head)
         >>> rates()

@@ -25,6 +25,7 @@ class Conv4(nn.Module):
         ValueError: if an argument is below 1, or the image is too small to be halved four times.
 
     Example:
+        >>> import torch
         >>> Conv4(ways=5)(torch.zeros(10, 1, 28, 28)).shape
         torch.Size([10, 5])
     """
