@@ -172,7 +172,8 @@ def _stacked(parameter: Tensor, count: int, create_graph: bool) -> Tensor:
     """A view (E, *shape) of one parameter that the inner loop can differentiate by."""
     if not create_graph:
         parameter = parameter.detach()
-    expanded = parameter.expand(count, *parameter.shape)
+    # For one environment a plain view, whose derivative is a view as well.
+    expanded = parameter.unsqueeze(0) if count == 1 else parameter.expand(count, *parameter.shape)
     return expanded if expanded.requires_grad else expanded.requires_grad_()
 
 
