@@ -6,34 +6,22 @@ dependency hurts only whoever needs it.
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from lightning_gp._lazy import lazy
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "ANIL": "lightning_gp.modules.maml",
-    "BOIL": "lightning_gp.modules.maml",
-    "ERM": "lightning_gp.modules.base",
-    "EnvironmentModule": "lightning_gp.modules.base",
-    "Environments": "lightning_gp.environments",
-    "FOMAML": "lightning_gp.modules.maml",
-    "GradientPenalty": "lightning_gp.modules.gradient_penalty",
-    "IRMv1": "lightning_gp.modules.irm",
-    "MAML": "lightning_gp.modules.maml",
-    "REx": "lightning_gp.modules.irm",
-}
-
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "ANIL": "modules.maml",
+        "BOIL": "modules.maml",
+        "ERM": "modules.base",
+        "EnvironmentModule": "modules.base",
+        "Environments": "environments",
+        "FOMAML": "modules.maml",
+        "GradientPenalty": "modules.gradient_penalty",
+        "IRMv1": "modules.irm",
+        "MAML": "modules.maml",
+        "REx": "modules.irm",
+    },
+)

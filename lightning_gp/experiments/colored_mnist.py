@@ -28,6 +28,7 @@ import torch
 from lightning_gp.datamodules.colored_mnist import ColoredMNISTDataModule
 from lightning_gp.environments import Examples
 from lightning_gp.experiments.colored_mnist_gradient import FullBatchGradient
+from lightning_gp.files import replacing
 from lightning_gp.networks.colored_mnist import ColoredMNISTMLP
 
 
@@ -209,10 +210,8 @@ def print_table(table: dict[str, Any]) -> None:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from lightning_gp._lazy import lazy
 
-_HOMES = {
-    "ColoredMNISTMLP": "lightning_gp.networks.colored_mnist",
-    "Conv4": "lightning_gp.networks.conv4",
-    "SinusoidMLP": "lightning_gp.networks.sinusoid",
-    "select_parameters": "lightning_gp.networks.parts",
-    "use_batch_statistics": "lightning_gp.networks.parts",
-}
-
-__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "ColoredMNISTMLP": "colored_mnist",
+        "Conv4": "conv4",
+        "SinusoidMLP": "sinusoid",
+        "select_parameters": "parts",
+        "use_batch_statistics": "parts",
+    },
+)
