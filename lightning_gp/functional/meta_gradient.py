@@ -65,7 +65,7 @@ def meta_gradient(
     """Value and gradient of weight · Σ_τ L_τ^te(θ_S), θ_{k+1} = θ_k − α ∇L_τ^tr(θ_k) [Finn et al., 2017].
 
     Args:
-        loss: the scalar loss of one environment.
+        loss: the scalar loss of one environment; it is run again for each inner step, so it must not be random.
         parameters: θ_0, tensors (*shape).
         support: x (E, K, *feature), y (E, K, *target).
         query: x (E, Q, *feature), y (E, Q, *target).

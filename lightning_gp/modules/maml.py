@@ -40,7 +40,8 @@ class MAML(EnvironmentModule):
         inner_lr_per: granularity of learned rates: ``"scalar"``, ``"parameter"`` or ``"element"`` (Meta-SGD).
         inner_optimizer: builds any ``torch.optim`` optimizer that ``higher`` can differentiate, for the inner loop in
             place of gradient descent; ``inner_lr`` then has no effect.
-        recompute: compute each inner step twice instead of storing its graph; memory does not grow with S.
+        recompute: compute each inner step again instead of storing its graph; memory does not grow with S. The loss
+            must not draw random numbers.
         compile: compile the whole step with ``torch.compile`` (slow to start).
         **kwargs: ``criterion``, ``optimizer``, ``lr_scheduler``, ``vectorize`` of ``EnvironmentModule``.
 
@@ -177,11 +178,21 @@ class MAML(EnvironmentModule):
                 f"{type(self).__name__} overrides environment_objectives, whose gradient recompute=True and "
                 "compile=True do not know; leave both False."
             )
+        dropout = [name for name, layer in self.network.named_modules() if getattr(layer, "p", 0) and _drops(layer)]
+        if self.recompute and dropout:
+            raise ValueError(
+                f"recompute=True runs each inner step again, and {', '.join(dropout)} would drop other units the "
+                "second time: the gradient would be wrong. Leave recompute False, or set the dropout probability to 0."
+            )
         if self.inner_optimizer is not None:
             raise ValueError(
                 "recompute=True and compile=True write out the gradient of plain gradient descent; leave both False "
                 "together with inner_optimizer."
             )
+
+
+def _drops(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.dropout._DropoutNd)
 
 
 class FOMAML(MAML):

@@ -44,6 +44,10 @@ class OwnObjective(MAML):
         (lambda: ERM(nn.ReLU()), "no parameter that requires a gradient"),
         (lambda: OwnObjective(SinusoidMLP(), compile=True), "OwnObjective overrides environment_objectives"),
         (
+            lambda: MAML(nn.Sequential(nn.Linear(1, 2), nn.Dropout(0.1)), recompute=True),
+            "recompute=True runs each inner step again, and 1 would drop other units",
+        ),
+        (
             lambda: MAML(SinusoidMLP(), recompute=True, inner_optimizer=torch.optim.Adam),
             "leave both False together with inner_optimizer",
         ),
