@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 OVERVIEW = """\
 lightning-gp: gradient-based multi-environment learning (MAML, IRM, gradient penalties) for PyTorch Lightning
@@ -26,68 +26,16 @@ Every option of the config can be given on the command line, as in --model.init_
 Set LIGHTNING_GP_DEBUG=1 to see the traceback of an error.
 """
 
-LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
-
-
-def run_lightning(args: Sequence[str]) -> None:
-    """``fit``, ``validate`` and ``test``: LightningCLI over any LightningModule and LightningDataModule."""
-    import importlib
-
-    import lightning_gp.datamodules as datamodules
-    import lightning_gp.modules as modules
-    from lightning_gp._lightning import NAMESPACE, LightningDataModule, LightningModule
-    from lightning_gp.allocator import keep_freed_memory
-
-    for package in (modules, datamodules):  # known classes can be named without their path
-        for name in package.__all__:
-            getattr(package, name)
-    keep_freed_memory()
-    cli = importlib.import_module(f"{NAMESPACE}.cli")
-    cli.LightningCLI(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        args=None if list(args) == sys.argv[1:] else list(args),
-        auto_configure_optimizers=False,  # our modules take `optimizer` and `lr_scheduler` themselves
-        parser_kwargs={"prog": "lightning-gp"},
-        save_config_kwargs={"overwrite": True},  # `fit` and then `test` of one config write to one folder
-    )
-
-
-def run_demo(args: Sequence[str]) -> None:
-    """``demo``: the main job on data made on the spot."""
-    from lightning_gp.experiments.demo import main as demo
-
-    demo(args)
-
-
-def run_dashboard(args: Sequence[str]) -> None:
-    """``dashboard``: a Weights & Biases workspace for this package's keys."""
-    from lightning_gp.dashboards import main as dashboard
-
-    dashboard(args)
-
-
-EXPERIMENTS = {"colored-mnist": "colored_mnist", "gradient-norms": "gradient_norms"}
-
-
-def run_reproduce(args: Sequence[str]) -> None:
-    """``reproduce``: a figure or table of the papers."""
-    import importlib
-
-    words = list(args)
-    if not words or words[0] not in EXPERIMENTS:
-        known = ", ".join(EXPERIMENTS)
-        raise ValueError(f"reproduce {' '.join(words[:1])}: choose from {known}; --help behind it says more.")
-    importlib.import_module(f"lightning_gp.experiments.{EXPERIMENTS[words[0]]}").main(words[1:])
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "demo": run_demo,
-    "dashboard": run_dashboard,
-    "reproduce": run_reproduce,
+COMMANDS = {
+    "fit": "commands.training",
+    "validate": "commands.training",
+    "test": "commands.training",
+    "predict": "commands.training",
+    "demo": "experiments.demo",
+    "reproduce": "commands.reproduce",
+    "dashboard": "dashboards",
 }
+"""Command → the module of this package whose ``main(words)`` runs it; imported only when it is asked for."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -104,17 +52,13 @@ def main(args: Sequence[str] | None = None) -> int:
         print(OVERVIEW, end="")
         return 0
     sys.path.insert(0, os.getcwd())  # so that a user's own module can be named by class_path
-    command: Callable[[Any], None]
-    if words[0] in LIGHTNING_COMMANDS:
-        command, rest = run_lightning, words
-    elif words[0] in COMMANDS:
-        command, rest = COMMANDS[words[0]], words[1:]
-    else:
-        known = ", ".join([*LIGHTNING_COMMANDS, *COMMANDS])
-        print(f"lightning-gp: {words[0]!r} is no command; there are {known}.", file=sys.stderr)
+    if words[0] not in COMMANDS:
+        print(f"lightning-gp: {words[0]!r} is no command; there are {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
+    home = COMMANDS[words[0]]
+    rest = words if home == "commands.training" else words[1:]  # LightningCLI reads its subcommand itself
     try:
-        command(rest)
+        importlib.import_module(f"lightning_gp.{home}").main(rest)
     except (ValueError, TypeError, OSError, ImportError) as error:
         ours = _our_error(error)
         if os.environ.get("LIGHTNING_GP_DEBUG") or ours is None:

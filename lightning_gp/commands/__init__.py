@@ -1,0 +1,1 @@
+"""The subcommands of ``lightning-gp``; each module's ``main(words)`` runs one."""
