@@ -23,7 +23,7 @@ from lightning_gp.functional.adaptation import Parameters, over_environments
 from lightning_gp.functional.precomputed import accumulated, differentiated
 from lightning_gp.modules.accuracy import accuracy
 from lightning_gp.modules.checks import check_batch, check_network, check_trainer
-from lightning_gp.modules.chunking import Vectorize, check_vectorize, chunk_size
+from lightning_gp.modules.chunking import Vectorize, channels_last, check_vectorize, chunk_size, has_convolutions
 from lightning_gp.modules.statistics import EpisodeStatistics
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -142,7 +142,10 @@ class EnvironmentModule(LightningModule):
                 self.network,
                 lambda: self.environment_objectives(self.network_parameters(), one).sum(),
             )
-        return [piece for environments in batches for piece in chunks_of(environments, self._chunk_size)]
+        pieces = [piece for environments in batches for piece in chunks_of(environments, self._chunk_size)]
+        if self._chunk_size == 1 and has_convolutions(self.network):
+            pieces = [channels_last(piece) for piece in pieces]
+        return pieces
 
     def training_step(self, batch: EnvironmentBatch, batch_idx: int) -> Tensor:
         """Lightning's training step: logs ``train/loss``."""

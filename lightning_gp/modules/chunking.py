@@ -7,6 +7,9 @@ The rule of ``vectorize="auto"``, from the figures of ``benchmarks/``:
 2. anything else: as many at once as keep what autograd stores under ``MEMORY_BUDGET``, measured on the first
    environment of the first batch.
 
+One environment at a time on the CPU, images are laid out channels last, which two-dimensional convolutions compute 1.1 to
+1.5 times as fast, second derivatives included; whatever follows them keeps the layout.
+
 ``True`` forces all at once, ``False`` one at a time, a number that many. The result is the same up to rounding.
 """
 
@@ -17,6 +20,8 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+from lightning_gp.environments import Environments, Examples
 
 Vectorize: TypeAlias = bool | int | Literal["auto"]
 
@@ -40,6 +45,22 @@ def check_vectorize(value: Vectorize) -> None:
 def has_convolutions(network: nn.Module) -> bool:
     """Whether any layer of ``network`` is a convolution."""
     return any(isinstance(layer, nn.modules.conv._ConvNd) for layer in network.modules())
+
+
+def channels_last(environments: Environments) -> Environments:
+    """One environment's images (1, K, C, height, width), in memory ordered (K, height, width, C); all else as it is."""
+
+    def laid_out(examples: Examples) -> Examples:
+        x, y = examples
+        if x.ndim != 5 or x.device.type != "cpu":
+            return examples
+        # With C = 1 both layouts are the same memory, but `contiguous` then leaves strides that name the wrong one.
+        C, height, width = x.shape[2:]
+        images = x[0].contiguous(memory_format=torch.channels_last)
+        return images.as_strided(images.shape, (C * height * width, 1, C * width, C)).unsqueeze(0), y
+
+    query = environments.query
+    return Environments(laid_out(environments.support), None if query is None else laid_out(query))
 
 
 def chunk_size(vectorize: Vectorize, count: int, network: nn.Module, one: Callable[[], Tensor]) -> int:
