@@ -67,9 +67,18 @@ class HessianVectorProduct:
             gradients = differentiable_gradients(value, list(self._leaves.values()))
             check_twice_differentiable(gradients)
             self.value = value.detach()
-            self.gradient = self._flat(gradients, reduced=True)
-            # A gradient with no graph is constant in θ: its rows of the Hessian are zero.
-            self._curved = [(i, g) for i, g in enumerate(gradients) if g is not None and g.requires_grad]
+            # One tensor is both the output that products differentiate and the gradient to read: kept once. Where a
+            # gradient has no graph it is constant in θ, and its rows of the Hessian are zero.
+            self._output = torch.cat(
+                [
+                    torch.zeros(leaf.numel(), dtype=self.dtype, device=self.device)
+                    if entry is None
+                    else entry.reshape(-1).to(self.dtype)
+                    for entry, leaf in zip(gradients, self._leaves.values(), strict=True)
+                ]
+            )
+        gradient = self._output.detach()
+        self.gradient = gradient if reduce is None else reduce(gradient.clone())
 
     @overload
     def __call__(self, vector: Tensor) -> Tensor: ...
@@ -91,46 +100,43 @@ class HessianVectorProduct:
         if isinstance(vector, Tensor):
             if vector.shape != (self.size,):
                 raise ValueError(f"a flat vector must have shape ({self.size},), got {tuple(vector.shape)}")
-            return self._multiply(self._views(vector))
+            return self._multiply(vector)
         shapes = {name: entry.shape for name, entry in vector.items()}
         if shapes != self.shapes:
             raise ValueError(f"a vector must have the parameters' names and shapes {self.shapes}, got {shapes}")
-        return self.unflatten(self._multiply([vector[name] for name in self.shapes]))
+        return self.unflatten(self._multiply(torch.cat([vector[name].reshape(-1) for name in self.shapes])))
 
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """Split a flat vector, shape (size,), into a dict of views with the parameters' names and shapes."""
-        return dict(zip(self.shapes, self._views(vector), strict=True))
-
-    def _views(self, vector: Tensor) -> list[Tensor]:
         pieces = vector.split([shape.numel() for shape in self.shapes.values()])
-        return [piece.view(shape) for piece, shape in zip(pieces, self.shapes.values(), strict=True)]
+        return {name: piece.view(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
 
-    def _multiply(self, vector: list[Tensor]) -> Tensor:
-        if not self._curved:
-            return self._flat([None] * len(self.shapes), reduced=True)
+    def _multiply(self, vector: Tensor) -> Tensor:
+        if not self._output.requires_grad:
+            return self._flat([None] * len(self.shapes))
         with torch.inference_mode(False), torch.enable_grad():
             try:
-                product = torch.autograd.grad(
-                    [gradient for _, gradient in self._curved],
+                entries = torch.autograd.grad(
+                    self._output,
                     list(self._leaves.values()),
-                    [vector[i].to(gradient) for i, gradient in self._curved],
+                    vector.to(self._output),
                     retain_graph=True,
                     allow_unused=True,
                 )
             except RuntimeError as error:
                 raise explain(error) from error
-        return self._flat(product, reduced=True)
+        return self._flat(list(entries))
 
-    def _flat(self, entries: list[Tensor | None] | tuple[Tensor | None, ...], *, reduced: bool) -> Tensor:
-        flat = torch.cat(
-            [
-                torch.zeros(shape.numel(), dtype=self.dtype, device=self.device)
-                if entry is None
-                else entry.detach().reshape(-1).to(self.dtype)
-                for entry, shape in zip(entries, self.shapes.values(), strict=True)
-            ]
-        )
-        return self.reduce(flat) if reduced and self.reduce is not None else flat
+    def _flat(self, entries: list[Tensor | None]) -> Tensor:
+        """Join what autograd returned, giving each entry back as soon as it is copied: they are as large as the net."""
+        flat = torch.empty(self.size, dtype=self.dtype, device=self.device)
+        for i, piece in enumerate(flat.split([shape.numel() for shape in self.shapes.values()])):
+            entry, entries[i] = entries[i], None
+            if entry is None:
+                piece.zero_()
+            else:
+                piece.copy_(entry.reshape(-1))
+        return flat if self.reduce is None else self.reduce(flat)
 
 
 def hessian_vector_product(

@@ -25,33 +25,34 @@ NOISE = 30.0  # rounding of one product, in units of eps times the operator's no
 
 
 class LanczosBasis:
-    """An orthonormal basis V (rows), the projection T = V A Vᵀ, and the next direction with its length."""
+    """An orthonormal basis V (rows), the projection T = V A Vᵀ, and the next direction with its length.
+
+    Row `count` of `basis` is the next direction: images are written, and normalised, where they are needed next.
+    """
 
     def __init__(self, product: Product, start: Tensor, capacity: int, which: Which, seed: int) -> None:
         self.product, self.which = product, which
         # Untouched pages of an empty tensor cost nothing, so a basis that stays short stays small.
-        self.basis = torch.empty(capacity, start.numel(), dtype=start.dtype, device=start.device)
+        self.basis = torch.empty(capacity + 1, start.numel(), dtype=start.dtype, device=start.device)
         # The small matrix lives on the CPU in float64: it is where cancellation would hurt.
         self.projection = torch.zeros(capacity, capacity, dtype=torch.float64)
         self.generator = torch.Generator(start.device).manual_seed(seed)
         self.count = self.products = 0
         self.scale = self.length = 0.0
         self.drawn: int | None = None  # where the subspace of the latest random direction begins in the basis
-        self.direction = start.detach().clone()
-        norm = _norm(self.direction)
+        norm = _norm(start.detach())
         self.finite = math.isfinite(norm)
         if norm == 0.0:
             self._draw()
         else:
-            self.direction /= norm
+            torch.div(start.detach(), norm, out=self.basis[0])
 
     def extend(self) -> None:
         """Append the next direction to the basis and multiply it: one product."""
         j = self.count
         if j > 0 and self.length == 0.0:
             self._draw()  # go on outside the subspace that is exhausted
-        self.basis[j] = self.direction
-        image = self.product(self.basis[j]).to(self.basis.dtype, copy=True)
+        image = self.basis[j + 1].copy_(self.product(self.basis[j]))
         self.products, self.count = self.products + 1, j + 1
         column = self.projection[: j + 1, j]
         # What T already knows of this column is taken off first, so that one more pass over the basis is enough.
@@ -77,20 +78,17 @@ class LanczosBasis:
             self.length = 0.0  # the basis spans an invariant subspace
             return
         self.length = length
-        self.direction = image.div_(length)
-        if self.count < self.basis.shape[0]:
+        image.div_(length)
+        if self.count < len(self.projection):
             self.projection[j + 1, j] = self.projection[j, j + 1] = length
 
     def _draw(self) -> None:
         """A random unit direction orthogonal to the basis."""
         self.drawn = self.count
-        vector = torch.randn(
-            self.basis.shape[1], dtype=self.basis.dtype, device=self.basis.device, generator=self.generator
-        )
+        vector = self.basis[self.count].normal_(generator=self.generator)
         for _ in range(3):
             self._orthogonalise(vector)
             vector /= _norm(vector)
-        self.direction = vector
 
     def _orthogonalise(self, vector: Tensor) -> float:
         """Take the basis off `vector` in place; the coefficient of the last basis vector is returned."""
@@ -142,6 +140,7 @@ class LanczosBasis:
         keep = min(keep, self.count - 1)
         values, vectors, _ = self.ritz()
         self.rotate(vectors[:, :keep])
+        self.basis[keep] = self.basis[self.count]
         couplings = self.length * vectors[-1, :keep]
         self.projection.zero_()
         self.projection[:keep, :keep] = torch.diag(values[:keep])

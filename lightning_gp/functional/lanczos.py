@@ -20,7 +20,9 @@ from torch import Tensor
 from lightning_gp.functional.krylov import LanczosBasis, Product, Which
 
 BASIS_BYTES = 2**28
-"""What the default basis may occupy, unless k + 6 vectors need more: 357 MB for the top 2 of a ResNet-18 in float32."""
+"""What the default basis may occupy, unless k + 6 vectors need more: 357 MB for the top 2 of a ResNet-18 in float32.
+
+The next direction, one vector more, comes on top."""
 
 
 class Eigenpairs(NamedTuple):
