@@ -229,7 +229,7 @@ def run_memory(repeats: int = 3) -> dict[str, Any]:
     peaks: dict[str, list[float]] = {}
     for name in [*PEERS, *MEMORY.forms]:
         command = [sys.executable, __file__, "--memory-of", name]
-        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "32768"}
         for _ in range(repeats):
             output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
             peaks.setdefault(name, []).append(int(output.split()[-1]) / 2**20)
