@@ -58,6 +58,7 @@ class EpisodeDataModule(LightningDataModule):
     """
 
     ways: int | None = None
+    unsaved: tuple[str, ...] = ()  # arguments that are no hyperparameters, such as data
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class EpisodeDataModule(LightningDataModule):
             test_episodes=test_episodes,
         )
         at_least(0, seed=seed, num_workers=num_workers)
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=self.unsaved)
         self.environments_per_batch = environments_per_batch
         self.seed = seed
         self.num_workers = num_workers

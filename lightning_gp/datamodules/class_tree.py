@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
+import threading
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 _LARGEST_IMAGE = 64 * 2**20  # bytes; refuses archives made to exhaust memory
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class ImageFile(NamedTuple):
@@ -33,26 +30,52 @@ ClassTree = Mapping[str, Sequence[ImageFile]]
 """Class name → its images in order of name."""
 
 
-def scan_folder(folder: Path, depth: int, suffix: str = ".png") -> dict[str, list[ImageFile]]:
-    """Classes are the folders ``depth`` levels below ``folder``; names are their relative paths."""
+def scan_folder(
+    folder: Path, depth: int, suffixes: Sequence[str] = IMAGE_SUFFIXES, classes: Sequence[str] | None = None
+) -> dict[str, list[ImageFile]]:
+    """Classes are the folders ``depth`` levels below ``folder``; names are their relative paths.
+
+    Hidden files and folders (such as those that macOS leaves) are passed over; folders without images are no class.
+
+    Args:
+        folder: that holds the tree.
+        depth: of the class folders.
+        suffixes: of image files, in small letters.
+        classes: if given, only these are looked into; those that do not exist are left out.
+    """
     tree: dict[str, list[ImageFile]] = {}
+    endings = tuple(suffixes)
 
     def walk(current: str, parts: tuple[str, ...]) -> None:
-        with os.scandir(current) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
-                if len(parts) < depth and entry.is_dir():
+        with os.scandir(current) as listing:
+            entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda e: e.name)
+        if len(parts) < depth:
+            for entry in entries:
+                if entry.is_dir():
                     walk(entry.path, (*parts, entry.name))
-                elif len(parts) == depth and entry.name.lower().endswith(suffix):
-                    status = entry.stat()
-                    member = "/".join((*parts, entry.name))
-                    image = ImageFile(folder, member, f"{status.st_size} {status.st_mtime_ns}")
-                    tree.setdefault("/".join(parts), []).append(image)
+            return
+        name = "/".join(parts)
+        images = [entry for entry in entries if entry.name.lower().endswith(endings)]
+        if images:
+            tree[name] = [image_file(folder, f"{name}/{entry.name}", entry.stat()) for entry in images]
 
-    walk(str(folder), ())
+    if classes is None:
+        walk(str(folder), ())
+    else:
+        for name in sorted(classes):
+            if (folder / name).is_dir():
+                walk(str(folder / name), tuple(name.split("/")))
     return tree
 
 
-def scan_zip(archive: Path, top: str, depth: int, suffix: str = ".png") -> dict[str, list[ImageFile]]:
+def image_file(folder: Path, member: str, status: os.stat_result) -> ImageFile:
+    """The file ``member`` below ``folder``, stamped by size and time of modification."""
+    return ImageFile(folder, member, f"{status.st_size} {status.st_mtime_ns}")
+
+
+def scan_zip(
+    archive: Path, top: str, depth: int, suffixes: Sequence[str] = IMAGE_SUFFIXES
+) -> dict[str, list[ImageFile]]:
     """As :func:`scan_folder`, of the folder ``top`` inside an archive. Nothing is unpacked to the disk.
 
     Raises:
@@ -66,76 +89,37 @@ def scan_zip(archive: Path, top: str, depth: int, suffix: str = ".png") -> dict[
         raise ValueError(f"{archive} is truncated or no zip archive ({error}); fetch it again.") from error
     for info in infos:
         parts = info.filename.split("/")
-        if len(parts) == depth + 2 and parts[0] == top and info.filename.lower().endswith(suffix):
+        hidden = any(part.startswith(".") for part in parts)
+        if len(parts) == depth + 2 and parts[0] == top and not hidden and parts[-1].lower().endswith(tuple(suffixes)):
             image = ImageFile(archive, info.filename, f"{info.file_size} {info.CRC:08x}")
             tree.setdefault("/".join(parts[1:-1]), []).append(image)
     return tree
 
 
-def fingerprint(tree: ClassTree, *settings: object) -> str:
-    """A short hash of the files (names, sizes, times or checksums) and the settings of decoding."""
-    digest = hashlib.sha256(repr(settings).encode())
-    for name in sorted(tree):
-        for image in tree[name]:
-            digest.update(f"{name} {image.member} {image.stamp}\n".encode())
-    return digest.hexdigest()[:16]
-
-
 class ImageReader:
-    """Reads images of a tree; keeps archives open until it is closed."""
+    """Reads images of a tree, from several threads if need be; keeps archives open until it is closed."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
         self._archives: dict[Path, zipfile.ZipFile] = {}
+        self._opening = threading.Lock()
 
     def __enter__(self) -> ImageReader:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
+        self._archives.clear()
 
     def read(self, image: ImageFile) -> bytes:
         """The bytes of the file."""
-        if image.container.is_dir():
+        if image.container.suffix != ".zip" or image.container.is_dir():
             return (image.container / image.member).read_bytes()
-        if image.container not in self._archives:
-            self._archives[image.container] = self._stack.enter_context(zipfile.ZipFile(image.container))
-        archive = self._archives[image.container]
+        with self._opening:
+            if image.container not in self._archives:
+                self._archives[image.container] = self._stack.enter_context(zipfile.ZipFile(image.container))
+            archive = self._archives[image.container]
         size = archive.getinfo(image.member).file_size
         if size > _LARGEST_IMAGE:
             raise ValueError(f"{size} bytes are too many for an image")
         return archive.read(image.member)
-
-    def decode_grey(self, image: ImageFile, size: int) -> NDArray[np.uint8]:
-        """The image as uint8 (size, size), resized with PIL's Lanczos filter as is usual in the field.
-
-        Raises:
-            ValueError: naming the file, if it is broken.
-        """
-        from PIL import Image
-
-        try:
-            with Image.open(io.BytesIO(self.read(image))) as opened:
-                grey = opened.convert("L")
-                if grey.size != (size, size):
-                    grey = grey.resize((size, size), Image.Resampling.LANCZOS)
-                return np.asarray(grey)
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            zipfile.BadZipFile,
-            zlib.error,
-            Image.DecompressionBombError,
-        ) as error:
-            raise ValueError(f"{image} is no readable image ({error}); replace it by an intact copy.") from error
-
-
-def decode_classes(tree: ClassTree, size: int, description: str) -> Iterator[NDArray[np.uint8]]:
-    """The images of each class, in order of class names, as uint8 (images, size, size), with a progress bar."""
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
-
-    with ImageReader() as reader, tqdm(total=sum(map(len, tree.values())), desc=description, unit="image") as bar:
-        for name in sorted(tree):
-            yield np.stack([reader.decode_grey(image, size) for image in tree[name]])
-            bar.update(len(tree[name]))

@@ -7,6 +7,8 @@ generator: the 64-bit counter (key, episode, draw) is scrambled by the finaliser
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +22,11 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
+
+
+@lru_cache
+def _key(seed: int, stream: int) -> NDArray[np.uint64]:
+    return _mix(_mix(np.array([seed % 2**64], dtype=np.uint64)) ^ np.array([stream], dtype=np.uint64))
 
 
 def uniforms(seed: int, stream: int, indices: NDArray[np.int64], count: int) -> NDArray[np.float64]:
@@ -40,8 +47,7 @@ def uniforms(seed: int, stream: int, indices: NDArray[np.int64], count: int) -> 
         >>> bool((both[1] == uniforms(0, 0, np.array([7]), 4)[0]).all())
         True
     """
-    key = _mix(_mix(np.array([seed % 2**64], dtype=np.uint64)) ^ np.array([stream], dtype=np.uint64))
-    episodes = _mix(key ^ _mix(indices.astype(np.uint64)))
+    episodes = _mix(_key(seed, stream) ^ _mix(indices.astype(np.uint64)))
     counters = episodes[:, None] + np.arange(count, dtype=np.uint64) * _GOLDEN
     return np.asarray((_mix(counters) >> np.uint64(11)) * _UNIT, dtype=np.float64)
 
@@ -62,11 +68,15 @@ def choose(numbers: NDArray[np.float64], population: NDArray[np.int64] | int) ->
         [0, 1, 2, 3, 4]
     """
     rows, count = numbers.shape
-    table = np.tile(np.arange(np.max(population), dtype=np.int64), (rows, 1))
-    row = np.arange(rows)
-    for step in range(count):
-        other = step + (numbers[:, step] * (population - step)).astype(np.int64)
-        chosen = table[row, other]
-        table[row, other] = table[:, step]
-        table[:, step] = chosen
-    return table[:, :count]
+    width = int(np.max(population))
+    steps = np.arange(count)
+    others = steps + (numbers * (np.reshape(population, (-1, 1)) - steps)).astype(
+        np.int64
+    )  # step s swaps s and others_s
+    table = np.tile(np.arange(width), rows)  # the rows' populations, one after the other
+    begins = width * np.arange(rows)
+    chosen = np.empty((count, rows), dtype=np.int64)
+    for step, place in enumerate((others + begins[:, None]).T):
+        chosen[step] = table.take(place)
+        table[place] = table.take(begins + step)  # position `step` is not looked at again: one side of the swap will do
+    return np.ascontiguousarray(chosen.T)

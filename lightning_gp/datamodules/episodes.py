@@ -7,7 +7,9 @@ number of workers, sees the same episodes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from mmap import mmap
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,10 +17,13 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
+from lightning_gp.datamodules.augmentation import NumberedEpisodes
+from lightning_gp.datamodules.cache import open_cache
 from lightning_gp.datamodules.draws import choose, uniforms
 from lightning_gp.environments import Environments
 
 SPLITS = ("train", "val", "test")
+_AUGMENTATION = len(SPLITS)  # its random numbers are another stream than those of the splits
 
 
 class EpisodeDataset(Dataset[Environments]):
@@ -51,22 +56,35 @@ class EpisodeDataset(Dataset[Environments]):
         return self.draw(np.asarray(indices, dtype=np.int64))
 
     def __getitem__(self, index: int) -> Environments:
-        (xs, ys), query = self.__getitems__([index])
+        batch = self.__getitems__([index])
+        (xs, ys), query = batch.support, batch.query
         return Environments((xs[0], ys[0]), None if query is None else (query[0][0], query[1][0]))
 
 
 class ClassImages(NamedTuple):
-    """The images of a split, classes one after the other.
+    """The images of some classes, each class's one after the other.
 
     Attributes:
         images: uint8, (M, height, width) for grey or (M, height, width, 3) for colour; may be memory-mapped.
-        counts: (C,), the number of images of each class; they add up to M.
+        counts: (C,), the number of images of each class.
         names: of the C classes.
+        starts: (C,), the row of ``images`` at which each class begins; None if classes follow on each other.
     """
 
     images: NDArray[np.uint8]
     counts: NDArray[np.int64]
     names: Sequence[str]
+    starts: NDArray[np.int64] | None = None
+
+    def first_rows(self) -> NDArray[np.int64]:
+        """(C,), the row at which each class begins."""
+        return np.cumsum(self.counts) - self.counts if self.starts is None else self.starts
+
+    def of(self, names: Sequence[str]) -> ClassImages:
+        """The classes ``names`` alone, in this order; their images stay where they are."""
+        place = {name: i for i, name in enumerate(self.names)}
+        chosen = np.array([place[name] for name in names], dtype=np.int64)
+        return ClassImages(self.images, self.counts[chosen], list(names), self.first_rows()[chosen])
 
 
 class FewShotEpisodes(EpisodeDataset):
@@ -83,13 +101,23 @@ class FewShotEpisodes(EpisodeDataset):
         split: see :class:`EpisodeDataset`, as are ``length`` and ``seed``.
         length: episodes in one pass.
         seed: of the episodes.
+        numbers_per_image: how many random numbers for augmentation come with each image; with any, batches are
+            :class:`~lightning_gp.datamodules.augmentation.NumberedEpisodes`.
 
     Raises:
         ValueError: if the split has fewer than ``ways`` classes or a class fewer than ``shots + queries`` images.
     """
 
     def __init__(
-        self, data: ClassImages, ways: int, shots: int, queries: int, split: str, length: int, seed: int
+        self,
+        data: ClassImages,
+        ways: int,
+        shots: int,
+        queries: int,
+        split: str,
+        length: int,
+        seed: int,
+        numbers_per_image: int = 0,
     ) -> None:
         super().__init__(split, length, seed)
         if ways > len(data.counts):
@@ -103,9 +131,25 @@ class FewShotEpisodes(EpisodeDataset):
                 f"{split} split has {data.counts[smallest]} images; choose shots + queries <= {data.counts[smallest]}."
             )
         self.data = data
-        self._flat = np.asarray(data.images).reshape(len(data.images), -1)
         self.ways, self.shots, self.queries = ways, shots, queries
-        self._starts = np.cumsum(data.counts) - data.counts
+        self.numbers_per_image = numbers_per_image
+        self._starts = data.first_rows()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker process that is not forked opens the memory-mapped cache itself instead of being sent a copy of it.
+        images = self.data.images
+        if isinstance(images, np.memmap) and isinstance(images.base, mmap):
+            return {**self.__dict__, "data": self.data._replace(images=(images.filename, images.shape))}
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if isinstance(self.data.images, tuple):
+            path, shape = self.data.images
+            images = open_cache(Path(path), shape)
+            if images is None:
+                raise FileNotFoundError(f"The image cache {path} is gone; build it again with prepare_data().")
+            self.data = self.data._replace(images=images)
 
     def choose(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Which classes (E, N) and which rows of ``data.images`` (E, N, K + Q) make up the episodes."""
@@ -117,17 +161,32 @@ class FewShotEpisodes(EpisodeDataset):
         images += self._starts[flat, None]
         return classes, images.reshape(episodes, self.ways, per_class)
 
+    def class_names(self, index: int) -> list[str]:
+        """Of the N classes of episode ``index``, in the order of their labels."""
+        classes, _ = self.choose(np.array([index]))
+        return [self.data.names[c] for c in classes[0]]
+
     def draw(self, indices: NDArray[np.int64]) -> Environments:
         """Support x (E, N·K, height, width[, 3]) uint8, y (E, N·K) int64; query likewise with Q for K."""
         _, images = self.choose(indices)
 
         def gather(rows: NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
-            examples = rows.shape[1] * rows.shape[2]
-            x = self._flat.take(rows.reshape(len(indices), examples), axis=0)  # faster than indexing with an array
-            y = torch.arange(self.ways).repeat_interleave(rows.shape[2]).expand(len(indices), examples)
-            return torch.from_numpy(x.reshape(*x.shape[:2], *self.data.images.shape[1:])), y.contiguous()
+            rows = rows.reshape(len(indices), -1)
+            x = self.data.images.take(rows, axis=0)  # faster than indexing with an array; reads only these rows
+            y = np.tile(np.arange(self.ways).repeat(rows.shape[1] // self.ways), (len(rows), 1))
+            return torch.from_numpy(np.asarray(x)), torch.from_numpy(y)
 
         return Environments(gather(images[:, :, : self.shots]), gather(images[:, :, self.shots :]))
+
+    def __getitems__(self, indices: Sequence[int]) -> Environments:
+        """The episodes, stacked; with their random numbers if they are to be augmented."""
+        episodes = super().__getitems__(indices)
+        if not self.numbers_per_image or episodes.query is None:
+            return episodes
+        count = self.ways * (self.shots + self.queries)
+        numbers = uniforms(self.seed, _AUGMENTATION, np.asarray(indices, np.int64), count * self.numbers_per_image)
+        shaped = torch.from_numpy(numbers.astype(np.float32)).view(len(indices), count, -1)
+        return NumberedEpisodes(episodes.support, episodes.query, shaped)  # type: ignore[return-value]
 
 
 class EpisodeSampler(DistributedSampler[int]):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lightning_gp.datamodules.augmentation import NUMBERS, Augmentation, NumberedEpisodes, augmented, normalized
 from lightning_gp.datamodules.base import EpisodeDataModule, at_least
 from lightning_gp.datamodules.episodes import ClassImages, FewShotEpisodes
-from lightning_gp.environments import Environments
+from lightning_gp.environments import Environments, Examples
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def to_float(x: Tensor, dtype: torch.dtype) -> Tensor:
     """uint8 (E, K, height, width[, 3]) → floating point (E, K, channels, height, width) in [0, 1]."""
-    channels_first = x.unsqueeze(2) if x.ndim == 4 else x.movedim(-1, 2)
+    channels_first = x.unsqueeze(2) if x.ndim == 4 else x.movedim(-1, 2).contiguous()
     return channels_first.to(dtype).div_(255)
 
 
@@ -22,26 +28,70 @@ class FewShotDataModule(EpisodeDataModule):
     """N-way K-shot Q-query episodes; a subclass defines :meth:`load_split` (and maybe ``prepare_data``).
 
     A batch leaves the loader as uint8, and is turned into floating point in [0, 1] on the device: support
-    x (E, N·K, channels, height, width), y (E, N·K) in 0 … N − 1; query likewise with Q for K.
+    x (E, N·K, channels, height, width), y (E, N·K) in 0 … N − 1; query likewise with Q for K. There, too, training
+    images are augmented (support and query alike, in ways that seed and episode determine) and all are normalised.
 
     Args:
         ways: N, classes per episode.
         shots: K, support images per class.
         queries: Q, query images per class.
         environments_per_batch: E, over all devices.
+        random_crop: training images are shifted by up to this many pixels each way, black coming in.
+        random_resized_crop: smallest share of a training image that is cut out and scaled to its size; 0 for none.
+        horizontal_flip: whether every other training image is mirrored.
+        color_jitter: s; brightness, contrast and saturation of training images are scaled by 1 − s … 1 + s.
+        mean: of each channel, subtracted from the images of all splits, in units of [0, 1].
+        std: of each channel; the images of all splits are divided by it.
         kwargs: see :class:`EpisodeDataModule`.
 
     Raises:
-        ValueError: if a number is below 1; in ``setup``, if there are too few classes or images for it.
+        ValueError: if an argument is out of range; in ``setup``, if there are too few classes or images for it.
     """
 
     def __init__(
-        self, ways: int = 5, shots: int = 1, queries: int = 15, environments_per_batch: int = 32, **kwargs: Any
+        self,
+        ways: int = 5,
+        shots: int = 1,
+        queries: int = 15,
+        environments_per_batch: int = 32,
+        random_crop: int = 0,
+        random_resized_crop: float = 0.0,
+        horizontal_flip: bool = False,
+        color_jitter: float = 0.0,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        **kwargs: Any,
     ) -> None:
         at_least(1, ways=ways, shots=shots, queries=queries)
+        if (mean is None) != (std is None) or (mean and std and (len(mean) != len(std) or min(std) <= 0)):
+            raise ValueError(
+                f"mean={mean}, std={std}; give both, one number for each channel, std > 0, or neither (pixels then "
+                "are in [0, 1])."
+            )
         super().__init__(environments_per_batch=environments_per_batch, **kwargs)
         self.ways: int = ways
         self.shots, self.queries = shots, queries
+        self.mean, self.std = mean, std
+        self.augmentation = Augmentation(random_crop, random_resized_crop, horizontal_flip, color_jitter).check()
+
+    @staticmethod
+    def from_dataset(dataset: Any, **arguments: Any) -> FewShotDataModule:
+        """Episodes of any labelled map-style dataset, torchvision's or another.
+
+        Args:
+            dataset: items are (image, label); or a dict ``{"train": …, "val": …, "test": …}`` of such datasets that
+                share no classes.
+            arguments: see :class:`~lightning_gp.datamodules.labelled.LabelledDataModule`: ``ways``, ``shots``,
+                ``queries``, which classes belong to which split (``split`` or ``fractions``), and more.
+
+        Example::
+
+            eurosat = torchvision.datasets.EuroSAT("data")
+            data = FewShotDataModule.from_dataset(eurosat, ways=2, fractions=(0.5, 0.2, 0.3))
+        """
+        from lightning_gp.datamodules.labelled import LabelledDataModule
+
+        return LabelledDataModule(dataset, **arguments)
 
     def load_split(self, split: str) -> ClassImages:
         """The images of ``"train"``, ``"val"`` or ``"test"``."""
@@ -49,12 +99,62 @@ class FewShotDataModule(EpisodeDataModule):
 
     def make_episodes(self, split: str, length: int) -> FewShotEpisodes:
         """Episodes over the classes of ``split``."""
-        return FewShotEpisodes(self.load_split(split), self.ways, self.shots, self.queries, split, length, self.seed)
+        numbers = NUMBERS if split == "train" and any(self.augmentation) else 0
+        images = self.load_split(split)
+        self.augmentation.check(images.images.shape[1])
+        return FewShotEpisodes(
+            images, self.ways, self.shots, self.queries, split, length, self.seed, numbers_per_image=numbers
+        )
 
-    def on_after_batch_transfer(self, batch: Environments, dataloader_idx: int) -> Environments:
-        """uint8 → the floating-point type of the module's parameters (float32 without a trainer)."""
+    def on_after_batch_transfer(self, batch: Environments | NumberedEpisodes, dataloader_idx: int) -> Environments:
+        """uint8 → the floating-point type of the module's parameters (float32 without a trainer), augmented."""
         module = None if self.trainer is None else self.trainer.lightning_module
         parameters = () if module is None else module.parameters()
         dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.float32)
-        (x, y), query = batch
-        return Environments((to_float(x, dtype), y), None if query is None else (to_float(query[0], dtype), query[1]))
+        return self.finished(batch, dtype)
+
+    def finished(
+        self, batch: Environments | NumberedEpisodes, dtype: torch.dtype = torch.float32, normalize: bool = True
+    ) -> Environments:
+        """The uint8 batch as floating point, augmented if it brings random numbers, and normalised."""
+        exact = dtype if dtype.itemsize >= 4 else torch.float32  # half precision is for the network, not for resampling
+        numbers = batch.numbers if isinstance(batch, NumberedEpisodes) else None
+        shots = batch.support[0].shape[1]
+
+        def finish(examples: Examples, own: Tensor | None) -> Examples:
+            x = to_float(examples[0], exact)
+            if own is not None:
+                x = augmented(x, own, self.augmentation)
+            if normalize and self.mean is not None and self.std is not None:
+                x = normalized(x, self.mean, self.std)
+            return x.to(dtype), examples[1]
+
+        return Environments(
+            finish(batch.support, None if numbers is None else numbers[:, :shots]),
+            None if batch.query is None else finish(batch.query, None if numbers is None else numbers[:, shots:]),
+        )
+
+    def show_episode(self, split: str = "train", index: int = 0, path: str | os.PathLike[str] | None = None) -> Figure:
+        """Draws the support and query images of an episode, class by class, as the network sees them.
+
+        Images are augmented, if they are in training, and not normalised.
+
+        Args:
+            split: ``"train"``, ``"val"`` or ``"test"``.
+            index: number of the episode.
+            path: where to save the picture, if anywhere; the suffix says as what.
+
+        Returns:
+            A matplotlib figure.
+        """
+        from lightning_gp.datamodules.showing import draw_episode
+
+        episodes = self.episodes(split)
+        assert isinstance(episodes, FewShotEpisodes)
+        at_least(0, index=index)
+        names = episodes.class_names(index)
+        batch = self.finished(episodes.__getitems__([index]), normalize=False)
+        figure = draw_episode(batch, names, f"{type(self).__name__}: {split} episode {index}")
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure

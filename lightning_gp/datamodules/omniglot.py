@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lightning_gp.datamodules.base import at_least
-from lightning_gp.datamodules.cache import cache_folder, cached_array
-from lightning_gp.datamodules.class_tree import ImageFile, decode_classes, fingerprint, scan_folder, scan_zip
+from lightning_gp.datamodules.class_tree import ImageFile, scan_folder, scan_zip
 from lightning_gp.datamodules.episodes import ClassImages
-from lightning_gp.datamodules.few_shot import FewShotDataModule
+from lightning_gp.datamodules.image_classes import ImageClassDataModule
+from lightning_gp.datamodules.image_source import Decoding, FileSource
 
 DRAWINGS = 20
 _PARTS = ("images_background", "images_evaluation")
@@ -51,7 +51,7 @@ def random_split(seed: int) -> dict[str, list[str]]:
     }
 
 
-class OmniglotDataModule(FewShotDataModule):
+class OmniglotDataModule(ImageClassDataModule):
     """Few-shot episodes on Omniglot; ink is 1, paper 0.
 
     The folders ``images_background`` and ``images_evaluation`` (or zip archives of these names, which are read without
@@ -81,6 +81,8 @@ class OmniglotDataModule(FewShotDataModule):
         FileNotFoundError: if there are no data and ``download`` is False.
     """
 
+    cache_name = "omniglot"
+
     def __init__(
         self,
         root: str | os.PathLike[str] = "data",
@@ -106,19 +108,14 @@ class OmniglotDataModule(FewShotDataModule):
                 f"shots + queries = {shots} + {queries} = {shots + queries}, but an Omniglot character has {DRAWINGS} "
                 f"drawings; choose shots + queries <= {DRAWINGS}."
             )
-        super().__init__(ways, shots, queries, environments_per_batch, **kwargs)
-        self.root = Path(root).expanduser()
+        super().__init__(root, ways, shots, queries, environments_per_batch, image_size, cache_dir=cache_dir, **kwargs)
         self.classes = vinyals_split() if split == "vinyals" else random_split(split_seed)
         for name, names in self.classes.items():
             count = len(names) * (4 if self._rotated(name, rotations, eval_rotations) else 1)
             if ways > count:
                 raise ValueError(f"ways={ways}, but the {name} split has {count} classes; choose ways <= {count}.")
         self.rotations, self.eval_rotations = rotations, eval_rotations
-        self.image_size = image_size
         self.download = download
-        self.cache_dir = cache_dir
-        self._images: NDArray[np.uint8] | None = None
-        self._names: list[str] = []
 
     @staticmethod
     def _rotated(split: str, rotations: bool, eval_rotations: bool) -> bool:
@@ -131,32 +128,32 @@ class OmniglotDataModule(FewShotDataModule):
 
             for background in (True, False):
                 Omniglot(str(self.root), background=background, download=True)
-        self._load()
+        super().prepare_data()
+
+    def find_source(self) -> FileSource:
+        """The folders or archives of both parts."""
+        tree = scan(self.root)
+        self._check(tree)
+        return FileSource(tree, self.root)
+
+    def class_splits(self, classes: Sequence[str]) -> dict[str, list[str]]:
+        """Upright characters of each split."""
+        return self.classes
+
+    def decoding(self) -> Decoding:
+        """Grey, ink bright."""
+        return Decoding(self.image_size, grey=True, invert=True)
 
     def load_split(self, split: str) -> ClassImages:
         """The characters of a split, rotated ones as further classes."""
-        images = self._load()
-        place = {name: i for i, name in enumerate(self._names)}
-        chosen = np.stack([images[place[name]] for name in self.classes[split]])
-        names = list(self.classes[split])
+        upright = super().load_split(split)
+        chosen = np.stack([upright.images[start : start + DRAWINGS] for start in upright.first_rows()])
+        names = list(upright.names)
         if self._rotated(split, self.rotations, self.eval_rotations):
             chosen = np.concatenate([np.rot90(chosen, turns, axes=(2, 3)) for turns in range(4)])
             names = [f"{name}@{90 * turns}" for turns in range(4) for name in names]
         counts = np.full(len(names), DRAWINGS, dtype=np.int64)
         return ClassImages(chosen.reshape(-1, *chosen.shape[2:]), counts, names)
-
-    def _load(self) -> NDArray[np.uint8]:
-        """All characters (classes, 20, size, size), memory-mapped, in order of ``self._names``."""
-        if self._images is None:
-            tree = scan(self.root)
-            self._check(tree)
-            key = fingerprint(tree, "L", "lanczos", "inverted", self.image_size)
-            path = cache_folder(self.cache_dir, self.root) / f"omniglot-{self.image_size}px-{key}.npy"
-            shape = (len(tree), DRAWINGS, self.image_size, self.image_size)
-            rows = (255 - images for images in decode_classes(tree, self.image_size, "Decoding Omniglot"))
-            self._images = cached_array(path, shape, rows)
-            self._names = sorted(tree)
-        return self._images
 
     def _check(self, tree: dict[str, list[ImageFile]]) -> None:
         missing = [name for names in self.classes.values() for name in names if name not in tree]

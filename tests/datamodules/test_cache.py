@@ -1,14 +1,38 @@
 """The cache is there whole or not at all."""
 
+import errno
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from lightning_gp.datamodules import cache
 from lightning_gp.datamodules.cache import cache_folder, cached_array
 
 ROWS = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from lightning_gp.datamodules.cache import cached_array
+ROWS = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
+path = Path(sys.argv[1])
+def never():
+    raise AssertionError("built again")
+    yield
+def slow(path, seconds):
+    def rows():
+        for row in ROWS:
+            yield row
+            time.sleep(seconds)
+    return cached_array(path, ROWS.shape, rows())
+"""
 
 
 def never():
@@ -48,8 +72,23 @@ def test_nothing_is_visible_before_the_build_is_complete(tmp_path):
     cached_array(path, ROWS.shape, rows())
 
 
-def test_two_that_build_at_once_both_get_a_whole_cache(tmp_path):
+def run(code, *arguments):
+    return subprocess.Popen([sys.executable, "-c", BUILDER + code, *map(str, arguments)], stdout=subprocess.PIPE)
+
+
+def test_of_two_that_build_at_once_one_waits(tmp_path):
     path = tmp_path / "cache.npy"
+    first = run("print(slow(path, 0.3).sum())", path)
+    while not list(tmp_path.glob("*.tmp")):
+        time.sleep(0.01)
+    second = run("print(cached_array(path, ROWS.shape, never()).sum())", path)
+    assert [int(process.communicate(timeout=60)[0]) for process in (first, second)] == [ROWS.sum()] * 2
+    assert os.listdir(tmp_path) == ["cache.npy"]
+
+
+def test_where_locks_do_not_work_both_build(tmp_path, monkeypatch):
+    path = tmp_path / "cache.npy"
+    monkeypatch.setattr(cache, "_lock", lambda file, wait: False)
 
     def with_a_rival():
         yield ROWS[0]
@@ -60,12 +99,83 @@ def test_two_that_build_at_once_both_get_a_whole_cache(tmp_path):
     assert os.listdir(tmp_path) == ["cache.npy"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "pickle", "other shape"])
+def test_what_a_killed_process_leaves_is_never_read_and_removed(tmp_path):
+    path = tmp_path / "data-8px-00.npy"
+    killed = run("slow(path, 60)", path)
+    while not list(tmp_path.glob("*.tmp")):
+        time.sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    assert not path.exists()
+    assert list(tmp_path.glob("*.tmp"))
+    other = tmp_path / "data-8px-01.npy"  # the files have changed meanwhile
+    np.testing.assert_array_equal(cached_array(other, ROWS.shape, iter(ROWS)), ROWS)
+    assert not list(tmp_path.glob("*.tmp"))
+    np.testing.assert_array_equal(cached_array(path, ROWS.shape, iter(ROWS)), ROWS)
+    assert sorted(os.listdir(tmp_path)) == [path.name, other.name]
+
+
+def test_temporary_files_of_others_are_left_until_they_are_old(tmp_path):
+    foreign = tmp_path / "data-8px-00.npy.another-machine.abc.tmp"
+    foreign.write_bytes(b"being written over there")
+    cached_array(tmp_path / "data-8px-01.npy", ROWS.shape, iter(ROWS))
+    assert foreign.exists()
+    os.utime(foreign, (0, 0))
+    cached_array(tmp_path / "data-8px-02.npy", ROWS.shape, iter(ROWS))
+    assert not foreign.exists()
+
+
+def test_a_temporary_file_that_is_being_written_stays(tmp_path):
+    path = tmp_path / "data-8px-00.npy"
+    writer = run("slow(path, 60)", path)
+    try:
+        while not list(tmp_path.glob("*.tmp")):
+            time.sleep(0.01)
+        cached_array(tmp_path / "data-8px-01.npy", ROWS.shape, iter(ROWS))
+        assert len(list(tmp_path.glob("*.tmp"))) == 1
+    finally:
+        writer.kill()
+        writer.communicate()
+
+
+def test_a_full_disk_is_seen_before_the_work_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
+    with pytest.raises(OSError, match=r"cache\.npy: it takes 0\.0 GB, and the disk has 0\.0 GB left.*cache_dir="):
+        cached_array(tmp_path / "cache.npy", ROWS.shape, never())
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"Cannot write the image cache .*cache\.npy: .*No space left.*cache_dir="):
+        cached_array(tmp_path / "cache.npy", ROWS.shape, iter(ROWS))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
+def test_a_disk_that_is_full_to_the_kernel(tmp_path, monkeypatch):
+    def on_a_full_disk(prefix, suffix, dir):
+        return os.open("/dev/full", os.O_WRONLY), str(Path(dir) / f"{prefix}{suffix}")
+
+    monkeypatch.setattr("tempfile.mkstemp", on_a_full_disk)
+    with pytest.raises(OSError, match=r"No space left.*cache_dir="):
+        cached_array(tmp_path / "cache.npy", (400, 100, 100), iter(np.zeros((400, 100, 100), np.uint8)))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("damage", ["truncated", "too long", "empty", "pickle", "other shape", "other order"])
 def test_what_is_no_whole_cache_is_built_again(tmp_path, damage):
     path = tmp_path / "cache.npy"
     cached_array(path, ROWS.shape, iter(ROWS))
     if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-1])
+    elif damage == "too long":
+        path.write_bytes(path.read_bytes() + b"\0")
+    elif damage == "other order":
+        np.save(path, np.asfortranarray(ROWS))
     elif damage == "empty":
         path.write_bytes(b"")
     elif damage == "pickle":

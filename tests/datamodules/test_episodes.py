@@ -1,5 +1,7 @@
 """Few-shot episodes and the sampler that shares them out."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -115,3 +117,44 @@ def test_a_distributed_wrapper_around_the_sampler_sees_the_same_epoch():
         wrapper.set_epoch(3)
         seen += list(wrapper)
     assert sorted(seen) == list(range(24, 32))
+
+
+def mapped(tmp_path):
+    data = numbered([6] * 7)
+    np.save(tmp_path / "images.npy", data.images)
+    return data, data._replace(images=np.load(tmp_path / "images.npy", mmap_mode="r"))
+
+
+def test_some_classes_are_used_in_place(tmp_path):
+    _, data = mapped(tmp_path)
+    some = data.of(["class 5", "class 0", "class 3"])
+    assert some.images is data.images
+    assert some.names == ["class 5", "class 0", "class 3"]
+    assert some.first_rows().tolist() == [30, 0, 18]
+    episodes = FewShotEpisodes(some, 2, 1, 2, "train", 10, 0)
+    drawn = episodes.__getitems__(range(50))
+    assert set(drawn.query[0][..., 0, 0].unique().tolist()) == {0, 3, 5}
+    for e in range(50):
+        labels = [f"class {int(c)}" for c in drawn.support[0][e, :, 0, 0]]
+        assert episodes.class_names(e) == labels
+
+
+def test_another_process_opens_the_cache_itself(tmp_path):
+    plain, data = mapped(tmp_path)
+    sent = pickle.dumps(FewShotEpisodes(data, 3, 1, 2, "train", 10, 0))
+    assert len(sent) < 2_000 + 4 * data.images.nbytes
+    received = pickle.loads(sent)
+    assert isinstance(received.data.images, np.memmap)
+    expected = FewShotEpisodes(plain, 3, 1, 2, "train", 10, 0)
+    assert torch.equal(received[4].query[0], expected[4].query[0])
+    (tmp_path / "images.npy").unlink()
+    with pytest.raises(FileNotFoundError, match=r"images\.npy is gone; build it again"):
+        pickle.loads(sent)
+    pickle.loads(pickle.dumps(expected))
+
+
+def test_an_episode_of_a_mapped_array_is_not_the_array(tmp_path):
+    _, data = mapped(tmp_path)
+    x = FewShotEpisodes(data, 3, 1, 2, "train", 10, 0)[0].support[0]
+    x.zero_()  # a copy: the cache is read-only
+    assert data.images.max() > 0

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from lightning_gp.datamodules import OmniglotDataModule, omniglot
+from lightning_gp.datamodules import OmniglotDataModule, image_cache, omniglot
 
 NAMES = {
     "train": ["Alpha/character01", "Alpha/character02", "Beta/character01"],
@@ -122,7 +122,7 @@ def test_cache_is_reused_and_follows_the_files(root, monkeypatch):
     caches = sorted(root.glob("omniglot-28px-*.npy"))
     assert len(caches) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(omniglot, "decode_classes", lambda *arguments: iter(()))
+        patch.setattr(image_cache, "decode_all", lambda *arguments: iter(()))
         np.testing.assert_array_equal(small(root).load_split("train").images, images)
     drawing(123).save(root / "images_background/Alpha/character01/0000_01.png")
     changed = small(root).load_split("train").images
