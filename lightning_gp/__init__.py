@@ -21,6 +21,8 @@ __getattr__, __dir__, __all__ = lazy(
         "FOMAML": "modules.maml",
         "GradientPenalty": "modules.gradient_penalty",
         "IRMv1": "modules.irm",
+        "LIL": "modules.lil",
+        "LILPretraining": "modules.lil_pretraining",
         "MAML": "modules.maml",
         "REx": "modules.irm",
     },

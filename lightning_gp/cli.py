@@ -15,6 +15,9 @@ lightning-gp: gradient-based multi-environment learning (MAML, IRM, gradient pen
   lightning-gp fit      --config FILE.yaml         train; the config names model, data and trainer
   lightning-gp validate --config FILE.yaml         evaluate on the validation episodes
   lightning-gp test     --config FILE.yaml         evaluate on the test episodes, with confidence intervals
+  lightning-gp data check --config FILE.yaml       classes and images of each split, the cache, broken files
+  lightning-gp data show  --config FILE.yaml       draw an episode (--output episode.png)
+  lightning-gp tune     --config FILE.yaml         suggest inner and outer rate from short trainings, with a picture
   lightning-gp reproduce colored-mnist             IRM, ERM and the oracle on colored MNIST (hours; resumes)
   lightning-gp reproduce gradient-norms omniglot   cosine and norm of gradients, MAML against no inner loop
   lightning-gp dashboard --entity E --project P    build a Weights & Biases workspace (--dry-run prints it)
@@ -32,7 +35,11 @@ COMMANDS = {
     "test": "commands.training",
     "predict": "commands.training",
     "demo": "experiments.demo",
+    "map": "commands.map",
+    "tune": "commands.tune",
     "reproduce": "commands.reproduce",
+    "cross-domain": "commands.cross_domain",
+    "data": "commands.data",
     "dashboard": "dashboards",
 }
 """Command → the module of this package whose ``main(words)`` runs it; imported only when it is asked for."""

@@ -5,8 +5,25 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 
-EXPERIMENTS = {"colored-mnist": "colored_mnist", "gradient-norms": "gradient_norms"}
-"""Name on the command line → module of ``lightning_gp.experiments`` whose ``main(words)`` runs it."""
+EXPERIMENTS = {
+    "lin": "maps_lin",
+    "sin": "maps_sin",
+    "omn": "maps_omn",
+    "cmn": "maps_cmn",
+    "adam": "maps_adam",
+    "colored-mnist": "colored_mnist",
+    "gradient-norms": "gradient_norms",
+    "tg": "tg",
+    "aopt": "aopt",
+    "tuner": "tuner",
+    "lil-curves": "lil_curves",
+    "lil-table1": "lil_table1",
+    "lil-table2": "lil_tables:table2",
+    "lil-table3": "lil_tables:table3",
+    "lil-table4": "lil_tables:table4",
+    "lil-table5": "lil_tables:table5",
+}
+"""Name → module of ``lightning_gp.experiments`` whose ``main(words)`` runs it; or module:function."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -15,4 +32,5 @@ def main(args: Sequence[str]) -> None:
     if not words or words[0] not in EXPERIMENTS:
         known = ", ".join(EXPERIMENTS)
         raise ValueError(f"reproduce {' '.join(words[:1])}: choose from {known}; --help behind it says more.")
-    importlib.import_module(f"lightning_gp.experiments.{EXPERIMENTS[words[0]]}").main(words[1:])
+    home, _, function = EXPERIMENTS[words[0]].partition(":")
+    getattr(importlib.import_module(f"lightning_gp.experiments.{home}"), function or "main")(words[1:])

@@ -1,13 +1,13 @@
 """How straight and how even the inner loop's path is, and the loss that makes it straighter.
 
-Source: "LIL: linearity in the inner loop", 2022 [L22] (later published as SHOT, NeurIPS 2023). A model is linear in the
-inner loop if its gradient does not change along the path; then both consistencies are 1.
+Source: "Enforcing zero-Hessian in meta-learning", 2022 [L22] (later published as SHOT, NeurIPS 2023). A model is linear
+in the inner loop if its gradient does not change along the path; then both consistencies are 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Collection
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ from lightning_gp.functional.adaptation import (
 from lightning_gp.functional.gradients import gradient_norm
 
 Detach = Literal["none", "target", "approximation"]
+Divergence = Literal["kl", "reverse_kl", "gaussian"]
+DETACH: tuple[str, ...] = get_args(Detach)
+DIVERGENCES: tuple[str, ...] = get_args(Divergence)
 
 
 def phase_consistency(trajectory: Trajectory) -> Tensor:
@@ -73,25 +76,39 @@ def amplitude_consistency(trajectory: Trajectory) -> Tensor:
     return torch.stack([_ratio(norm, first) for norm in later]).mean(0)
 
 
-def approximation(trajectory: Trajectory) -> Parameters:
+def approximation(trajectory: Trajectory, length: Tensor | None = None) -> Parameters:
     """θ̂ = θ_0 − δ g_0, δ = Σ_k ‖θ_{k+1} − θ_k‖ / ‖g_0‖: one step as long as the whole path [L22, Eq. 7, 8].
 
+    Computed as θ_0 + (Σ_k ‖θ_{k+1} − θ_k‖ / ‖θ_1 − θ_0‖) (θ_1 − θ_0), which is the same for one inner rate α, where
+    θ_1 − θ_0 = −α g_0. With a rate per parameter, or another inner optimizer, it is the one that a straight path takes.
+
     Args:
-        trajectory: from ``adapt``; with ``create_graph=True`` the result is differentiable.
+        trajectory: from ``adapt``; with ``create_graph=True`` the result is differentiable, δ and the length included.
+        length: ``trajectory.path_length``, (E,), where it is known already.
 
     Returns:
-        Tensors (E, *shape), the adapted parameters only; θ_0 where g_0 = 0.
+        Tensors (E, *shape), the adapted parameters only; θ_0 where the first step is 0, as it is where g_0 = 0.
     """
-    start, gradient = trajectory.parameters[0], trajectory.gradients[0]
-    norm = norm_per_environment(gradient)
+    start, first = trajectory.parameters[0], difference(trajectory.parameters[1], trajectory.parameters[0])
+    if trajectory.steps == 1:
+        return trajectory.parameters[1]
+    norm = norm_per_environment(first)
     moving = norm > 0
     # Both branches of `where` are differentiated, hence the 1 in the denominator of the one that is not taken.
-    delta = torch.where(moving, trajectory.path_length / torch.where(moving, norm, 1.0), 0.0)
-    return {name: value - delta.reshape(-1, *[1] * (value.ndim - 1)) * gradient[name] for name, value in start.items()}
+    total = trajectory.path_length if length is None else length
+    factor = torch.where(moving, total / torch.where(moving, norm, 1.0), 0.0)
+    return {
+        name: torch.addcmul(value, factor.reshape(-1, *[1] * (value.ndim - 1)), first[name])
+        for name, value in start.items()
+    }
 
 
 def phase_loss(
-    predict: Callable[[Parameters, Tensor], Tensor], trajectory: Trajectory, x: Tensor, detach: Detach = "none"
+    predict: Callable[[Parameters, Tensor], Tensor],
+    trajectory: Trajectory,
+    x: Tensor,
+    detach: Detach = "none",
+    divergence: Divergence = "kl",
 ) -> Tensor:
     """KL( s(f(x|θ_S)) ‖ s(f(x|θ̂)) ), the mean over examples, in each environment [L22, Eq. 7].
 
@@ -100,32 +117,73 @@ def phase_loss(
         trajectory: from ``adapt`` on the support set.
         x: query inputs (E, Q, *feature).
         detach: which side is a constant: ``"none"`` [L22], the ``"target"`` s(f(x|θ_S)), so that the one-step model
-            learns, or the ``"approximation"``.
+            learns, or the ``"approximation"`` s(f(x|θ̂)), so that only the path learns.
+        divergence: see ``output_divergence``.
 
     Returns:
         (E,), at least 0; 0 where the path is straight.
 
     Raises:
-        ValueError: if ``detach`` is unknown or ``predict`` gives fewer than two classes.
+        ValueError: if an argument is unknown, or ``predict`` gives fewer than two classes to a KL of classes.
     """
-    if detach not in ("none", "target", "approximation"):
-        raise ValueError(f"detach={detach!r} is unknown; use 'none', 'target' or 'approximation'.")
-    adapted = _log_probabilities(predict, trajectory.parameters[-1], trajectory.shared, x, detach == "target")
-    one_step = _log_probabilities(predict, approximation(trajectory), trajectory.shared, x, detach == "approximation")
-    divergence = F.kl_div(one_step, adapted, reduction="none", log_target=True).sum(2)
-    return divergence.flatten(1).mean(1)
+    adapted: Tensor = over_environments(predict, trajectory.parameters[-1], trajectory.shared, x)
+    one_step: Tensor = over_environments(predict, approximation(trajectory), trajectory.shared, x)
+    return output_divergence(adapted, one_step, detach, divergence)
 
 
-def _log_probabilities(
-    predict: Callable[[Parameters, Tensor], Tensor], stacked: Parameters, shared: Parameters, x: Tensor, constant: bool
+def output_divergence(
+    adapted: Tensor, one_step: Tensor, detach: Detach = "none", divergence: Divergence = "kl"
 ) -> Tensor:
-    logits: Tensor = over_environments(predict, stacked, shared, x)
-    if logits.ndim < 3 or logits.shape[2] < 2:
+    """How far the outputs at θ̂ are from those at θ_S, the mean over examples, in each environment.
+
+    ===============  ===============================================  ===============================================
+    ``divergence``   definition                                       for
+    ===============  ===============================================  ===============================================
+    ``"kl"``         KL( s(f(x|θ_S)) ‖ s(f(x|θ̂)) ), s the softmax     classification [L22, Eq. 7]
+    ``"reverse_kl"`` KL( s(f(x|θ̂)) ‖ s(f(x|θ_S)) )                    classification
+    ``"gaussian"``   ½ ‖f(x|θ_S) − f(x|θ̂)‖²                           regression: the KL of Gaussians of variance 1
+    ===============  ===============================================  ===============================================
+
+    Args:
+        adapted: f(x|θ_S), (E, Q, C, ...); further axes count as examples, except for ``"gaussian"``.
+        one_step: f(x|θ̂), of the same shape.
+        detach: the side that is held constant, see ``phase_loss``.
+        divergence: see above.
+
+    Returns:
+        (E,), at least 0.
+
+    Raises:
+        ValueError: if an argument is unknown, or there are fewer than two classes.
+
+    Example:
+        >>> output_divergence(torch.zeros(1, 1, 2), torch.tensor([[[3.0, 4.0]]]), divergence="gaussian")
+        tensor([12.5000])
+    """
+    check_choice("detach", detach, DETACH)
+    check_choice("divergence", divergence, DIVERGENCES)
+    adapted = adapted.detach() if detach == "target" else adapted
+    one_step = one_step.detach() if detach == "approximation" else one_step
+    if divergence == "gaussian":
+        return 0.5 * (adapted - one_step).square().flatten(2).sum(2).mean(1)
+    if adapted.ndim < 3 or adapted.shape[2] < 2:
         raise ValueError(
             f"The phase loss compares class probabilities: logits must have shape (E, Q, classes, ...) with at least "
-            f"2 classes, got {tuple(logits.shape)}."
+            f"2 classes, got {tuple(adapted.shape)}. For regression choose divergence='gaussian'."
         )
-    return F.log_softmax(logits.detach() if constant else logits, dim=2)
+    target, approximate = (adapted, one_step) if divergence == "kl" else (one_step, adapted)
+    p, q = F.log_softmax(target, dim=2), F.log_softmax(approximate, dim=2)
+    return F.kl_div(q, p, reduction="none", log_target=True).sum(2).flatten(1).mean(1)
+
+
+def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """Refuses what is not among the allowed words.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(map(repr, allowed))}.")
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import sys
 import torch
 from torch.nn import functional as F
 
-from lightning_gp import ANIL, BOIL, ERM, FOMAML, MAML
+from lightning_gp import ANIL, BOIL, ERM, FOMAML, LIL, MAML
 from lightning_gp._lightning import pl
 from lightning_gp.datamodules import SinusoidDataModule
 from lightning_gp.networks import SinusoidMLP
@@ -20,6 +20,7 @@ VARIANTS = {
     "FOMAML": (FOMAML, {"inner_lr": 0.01}),
     "ANIL": (ANIL, {"inner_lr": 0.01}),
     "BOIL": (BOIL, {"inner_lr": 0.01}),
+    "LIL": (LIL, {"inner_lr": 0.01, "inner_steps": 2, "divergence": "gaussian", "amplitude_weight": 0.1}),
     "ERM": (ERM, {}),
 }
 

@@ -1,0 +1,129 @@
+"""``lightning-gp cross-domain``: meta-train on one data module, meta-test on any others, in one command.
+
+    lightning-gp cross-domain --config train.yaml --test_data mini.yaml cars.yaml --seeds 0 1 2
+    lightning-gp cross-domain --config train.yaml --test_data cars.yaml --ckpt runs/a.ckpt runs/b.ckpt
+
+Every seed trains the config with its own weights and episodes; finished seeds are kept in ``--output`` and not trained
+again. Tested are the weights that a ModelCheckpoint of the config found best, or else the last ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_gp._lightning import LightningDataModule, pl
+from lightning_gp.commands.training import lightning_cli
+from lightning_gp.experiments.built import build_data, data_config
+from lightning_gp.experiments.domains import check_fits, print_domains, summary
+from lightning_gp.experiments.runs import same_settings, write_json
+from lightning_gp.networks.pretrained import load_pretrained
+
+PROG = "lightning-gp cross-domain"
+
+
+def main(args: Sequence[str]) -> None:
+    """The command line; what it does not know goes to the config, as in ``--trainer.max_epochs=1``."""
+    parser = argparse.ArgumentParser(
+        PROG, description=(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", required=True, help="as for `lightning-gp fit`: trainer, model and training data")
+    parser.add_argument(
+        "--test_data", nargs="+", required=True, help="YAML files with a section `data`; the config itself is one"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one training each (default: 0)")
+    parser.add_argument("--ckpt", nargs="+", help="test these checkpoints of the config's model instead of training")
+    parser.add_argument("--output", type=Path, default=Path("runs/cross_domain"), help="folder (default: %(default)s)")
+    options, rest = parser.parse_known_args(list(args))
+    words = ["--config", options.config, *rest]
+    configs = named_configs(options.test_data)
+    tests = {name: build_data(config) for name, config in configs.items()}
+    runs = {Path(path).stem: path for path in options.ckpt or ()} or {f"seed_{s}": s for s in options.seeds}
+    if len(runs) < len(options.ckpt or options.seeds):
+        raise ValueError("Two of the --ckpt files have the same name, or two --seeds are equal; all must differ.")
+    check_all(words, tests, options.ckpt or ())
+    results: dict[str, Any] = {}
+    for name, start in runs.items():
+        results[name] = _tested(words, tests, configs, start, options.output / name)
+    table = {data: summary([result[data] for result in results.values()]) for data in tests}
+    write_json(options.output / "results.json", {"table": table, "runs": results})
+    print_domains(table)
+    print(f"Table: {options.output / 'results.json'}")
+
+
+def named_configs(paths: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The data config of each file by the file's name.
+
+    Raises:
+        ValueError: if two files have the same name, or one names no data module.
+    """
+    configs = {Path(path).stem: data_config(path) for path in paths}
+    if len(configs) < len(paths):
+        raise ValueError(f"--test_data {' '.join(paths)}: the names of the files name the rows, so they must differ.")
+    return configs
+
+
+def check_all(words: Sequence[str], tests: Mapping[str, LightningDataModule], checkpoints: Sequence[str]) -> None:
+    """Builds the model once, and compares it with all test data and checkpoints before anything is trained.
+
+    Raises:
+        ValueError: if one does not fit.
+    """
+    model = _cli(words).model
+    for name, data in tests.items():
+        check_fits(model, data, name)
+    for path in checkpoints:
+        load_pretrained(model.network, path)
+
+
+def _cli(words: Sequence[str]) -> Any:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # they are not those of the process, rightly
+        return lightning_cli(words, prog=PROG, run=False, save_config_callback=None)
+
+
+def _tested(
+    words: Sequence[str],
+    tests: Mapping[str, LightningDataModule],
+    configs: Mapping[str, Any],
+    start: int | str,
+    folder: Path,
+) -> dict[str, dict[str, float]]:
+    seed = start if isinstance(start, int) else None
+    cli = _cli(words if seed is None else _seeded(words, seed))
+    settings = {"config": cli.parser.dump(cli.config), "tests": dict(configs), "start": start}
+    same_settings(folder, settings)
+    path = folder / "results.json"
+    if path.is_file():
+        kept: dict[str, dict[str, float]] = json.loads(path.read_text())
+        return kept
+    checkpoint = _trained(cli, folder) if seed is not None else start
+    result = {}
+    for name, data in tests.items():
+        (values,) = cli.trainer.test(cli.model, data, ckpt_path=checkpoint, verbose=False)
+        result[name] = {key.removeprefix("test/"): float(value) for key, value in values.items()}
+    write_json(path, result)
+    return result
+
+
+def _seeded(words: Sequence[str], seed: int) -> list[str]:
+    """The config with other weights and, where the data module has a seed, other episodes."""
+    seeded = [*words, f"--seed_everything={seed}"]
+    data = _cli(seeded).config.data
+    return [*seeded, f"--data.init_args.seed={seed}"] if "seed" in data.get("init_args", {}) else seeded
+
+
+def _trained(cli: Any, folder: Path) -> str | None:
+    """The best checkpoint, or None for the weights that the model has now."""
+    checkpoints = [each for each in cli.trainer.callbacks if isinstance(each, pl.callbacks.ModelCheckpoint)]
+    for each in checkpoints:
+        each.dirpath = str(folder / "checkpoints")  # the config's folder would be shared by all seeds
+    if any(isinstance(logger, pl.loggers.CSVLogger) for logger in cli.trainer.loggers):
+        cli.trainer.logger = pl.loggers.CSVLogger(folder, name="", version="")
+    cli.trainer.fit(cli.model, cli.datamodule)
+    best = [each.best_model_path for each in checkpoints if each.monitor and each.best_model_path]
+    return best[0] if best else None

@@ -1,0 +1,141 @@
+"""``lightning-gp map``: a trainability map from the config of ``fit``; ``map merge`` and ``map plot`` use its files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_gp.commands.training import lightning_cli
+from lightning_gp.trainability.grid import parse_rates
+from lightning_gp.trainability.map import TrainabilityMap
+from lightning_gp.trainability.plot import KINDS, plot_map, save_figure
+from lightning_gp.trainability.result import TrainabilityResult
+from lightning_gp.trainability.storage import merge
+
+
+def main(args: Sequence[str]) -> None:
+    """Runs ``merge``, ``plot``, or a map."""
+    words = list(args)
+    if words[:1] == ["merge"]:
+        _merge(words[1:])
+    elif words[:1] == ["plot"]:
+        _plot(words[1:])
+    else:
+        _run(words)
+
+
+class FromConfig:
+    """Builds the model or the data of a config for a seed, in any process.
+
+    Args:
+        words: the command line.
+        part: ``"model"`` or ``"data"``.
+    """
+
+    def __init__(self, words: Sequence[str], part: str) -> None:
+        self.words, self.part = list(words), part
+
+    def __call__(self, seed: int) -> Any:
+        """The model with the initial weights of ``seed``, or the data with the stream of ``seed``."""
+        cli = _cli(self.words, seed)
+        if self.part == "model":
+            return cli.model
+        if cli.datamodule is None:
+            raise ValueError("The config names no data; add a `data:` section, as for `lightning-gp fit`.")
+        if hasattr(cli.datamodule, "seed"):
+            cli.datamodule.seed += seed
+        return cli.datamodule
+
+
+def _cli(words: Sequence[str], seed: int) -> Any:
+    return lightning_cli(words, "lightning-gp map", _add_options, run=False, seed_everything_default=seed)
+
+
+def _add_options(parser: Any) -> None:
+    group = "--map."
+    parser.add_argument(f"{group}inner_lrs", type=str, help="α: LOW:HIGH for 1 … 9 in each decade, LOW:HIGH:COUNT")
+    parser.add_argument(f"{group}outer_lrs", type=str, help="β, likewise; or numbers with commas")
+    parser.add_argument(f"{group}iterations", type=int, default=500, help="outer steps of each cell")
+    parser.add_argument(f"{group}seeds", type=int, default=1, help="runs to average, seeds 0 …; added to the data's")
+    parser.add_argument(f"{group}optimizer", type=str, default="sgd", help="sgd or adam, in place of the model's")
+    parser.add_argument(f"{group}zero_inner_lr", type=bool, default=True, help="also α = 0, for comparison")
+    parser.add_argument(f"{group}divergence", type=float, default=1e4, help="bound of the loss over the first")
+    parser.add_argument(f"{group}device", type=str, default="cpu", help="cpu, cuda, …")
+    parser.add_argument(f"{group}workers", type=int, default=1, help="processes of one thread each")
+    parser.add_argument(f"{group}shard", type=str, default="1/1", help="i/n: the i-th of n shares of the cells")
+    parser.add_argument(f"{group}output", type=str, default="runs/map/map.jsonl", help="file of the finished cells")
+
+
+def _run(words: list[str]) -> None:
+    cli = _cli(_spelled(words), 0)
+    options = cli.config.map
+    if options.inner_lrs is None or options.outer_lrs is None:
+        raise ValueError("Give both grids, as in --map.inner_lrs=1e-4:9e-1 --map.outer_lrs=1e-2:9e0.")
+    trainability = TrainabilityMap(
+        FromConfig(_spelled(words), "model"),
+        FromConfig(_spelled(words), "data"),
+        parse_rates(options.inner_lrs),
+        parse_rates(options.outer_lrs),
+        options.iterations,
+        range(options.seeds),
+        options.optimizer,
+        options.zero_inner_lr,
+        options.divergence,
+        options.device,
+    )
+    result = trainability.run(options.output, options.workers, parse_shard(options.shard))
+    print(f"Map: {options.output}", flush=True)
+    if not result.complete:
+        print("Cells of other shards are missing; join all files with `lightning-gp map merge`.", flush=True)
+        return
+    print("Pictures: " + ", ".join(map(str, save_figure(plot_map(result), options.output))), flush=True)
+    if _names_logger(cli.config):
+        from lightning_gp.loggers import log_figures
+
+        log_figures(cli.trainer.loggers, {"trainability/map": plot_map(result)}, step=options.iterations)
+
+
+def _spelled(words: Sequence[str]) -> list[str]:
+    """``--shard 1/2`` and ``--workers 2`` are short for ``--map.shard`` and ``--map.workers``."""
+    short = ("--shard", "--workers")
+    return [f"--map.{word[2:]}" if word.split("=")[0] in short else word for word in words]
+
+
+def _names_logger(config: Any) -> bool:
+    logger = config.trainer.logger
+    return logger is not None and not isinstance(logger, bool)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``"2/3"`` → (2, 3).
+
+    Raises:
+        ValueError: if it is not of that form.
+    """
+    index, _, shards = text.partition("/")
+    if not (index.isdecimal() and shards.isdecimal()):
+        raise ValueError(f"shard={text!r} must have the form i/n, such as 1/4.")
+    return int(index), int(shards)
+
+
+def _merge(words: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser("lightning-gp map merge", description="Joins the files of all shards of a map.")
+    parser.add_argument("files", nargs="+", help="the shards' files")
+    parser.add_argument("--output", required=True, help="the file to write")
+    options = parser.parse_args(words)
+    merge(options.files, options.output)
+    print(f"Map: {options.output}")
+
+
+def _plot(words: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser("lightning-gp map plot", description="Draws a map, finished or not.")
+    parser.add_argument("file", help="the map's file")
+    parser.add_argument("--eigenvalues", nargs="+", type=float, default=[], help="λ_1 λ_2 … for the theory's curves")
+    parser.add_argument("--curves", nargs="+", choices=list(KINDS), default=["simplified", "exact"])
+    parser.add_argument("--title", default="")
+    parser.add_argument("--output", type=Path, help="where to, without extension (default: beside the map)")
+    options = parser.parse_args(words)
+    figure = plot_map(TrainabilityResult.load(options.file), options.eigenvalues, options.curves, options.title)
+    print("Pictures: " + ", ".join(map(str, save_figure(figure, options.output or options.file))))

@@ -1,0 +1,149 @@
+"""The optimal adaptation rate: how good its estimate is, what it depends on, and what MAML gains over ERM.
+
+[Z22] Y. Zou, F. Liu, Q. Li (2022), Unraveling model-agnostic meta-learning via the adaptation learning rate, Fig. 1-3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lightning_gp.experiments.aopt_measurements import (
+    QUICK,
+    Settings,
+    against_erm,
+    bases,
+    estimation_errors,
+    over_variance,
+    polynomial,
+)
+from lightning_gp.files import replacing
+from lightning_gp.plots import require_matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def aopt(settings: Settings | None = None, output: str | Path = "runs/aopt") -> dict[str, Any]:
+    """All of Fig. 1-3 of [Z22].
+
+    Args:
+        settings: see ``Settings``.
+        output: folder for ``aopt.json`` and ``aopt.png``.
+
+    Returns:
+        The summary that is written as JSON.
+    """
+    settings = settings or Settings()
+    require_matplotlib()
+    start = time.perf_counter()
+    known = bases(settings)
+    summary: dict[str, Any] = {
+        "command": f"lightning-gp reproduce aopt{' --quick' if settings == QUICK else ''} --seed {settings.seed}",
+        "paper": {
+            "estimation": "Z22 Theorem 1, Fig. 1: the estimate tends to the optimum as the number of tasks N grows",
+            "variance": "Z22 Corollary, Fig. 2: the optimum falls as the variance grows, as 1/σ² for φ = (1, x)",
+            "against_erm": "Z22 Theorem 2, Fig. 3: MAML's solution is nearer to the optima than ERM's, by a gap that "
+            "decays exponentially in t, for α below some δ (here the gap has turned negative at α = α*)",
+        },
+        "settings": asdict(settings),
+        "estimation": {},
+        "variance": {},
+    }
+    for name, basis in known.items():
+        summary["estimation"][name] = estimation_errors(basis, settings)
+        errors = summary["estimation"][name]["error"]
+        print(f"{name}: error {errors[0]:.2g} at N = {settings.tasks[0]}, {errors[-1]:.2g} at {settings.tasks[-1]}")
+    for name, basis in {"linear (1, x)": polynomial(1), **known}.items():
+        summary["variance"][name] = over_variance(basis, settings)
+        print(f"{name}: d log α* / d log σ = {summary['variance'][name]['slope_at_the_end']:.2f} at the largest σ")
+    # Directions that hardly any task determines would dominate a distance: bases that are orthogonal on their inputs.
+    summary["against_erm"] = {
+        "linear (1, x)": against_erm(polynomial(1), settings, 1.0),
+        "Fourier": against_erm(known["Fourier"], settings, math.pi / math.sqrt(3)),
+    }
+    summary |= {"seconds": round(time.perf_counter() - start), "torch": torch.__version__}
+    _write(Path(output), summary, settings)
+    return summary
+
+
+def _write(folder: Path, summary: dict[str, Any], settings: Settings) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with replacing(folder / "aopt.json") as path:
+        path.write_text(json.dumps(summary, indent=2) + "\n")
+    figure = Figure(figsize=(11, 8.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    (errors, variance), (losses, distances) = figure.subplots(2, 2)
+    _draw_estimates(errors, variance, summary, settings)
+    _draw_against_erm(losses, distances, summary["against_erm"])
+    with replacing(folder / "aopt.png") as path:
+        figure.savefig(path, dpi=120, format="png")
+    print(f"Picture: {folder / 'aopt.png'}   Numbers: {folder / 'aopt.json'}", flush=True)
+
+
+def _draw_estimates(errors: Axes, variance: Axes, summary: dict[str, Any], settings: Settings) -> None:
+    from matplotlib.ticker import NullFormatter
+
+    for index, (name, rows) in enumerate(summary["estimation"].items()):
+        errors.loglog(settings.tasks, rows["error"], color=f"C{index}", marker="o", label=name)
+        errors.loglog(settings.tasks, rows["of_n_tasks"], color=f"C{index}", linestyle=":")
+    errors.set(
+        xlabel="tasks N", ylabel="|estimate − α*(N)| / α*(N)", title="Error of the estimate (dotted: from N tasks)"
+    )
+    for index, (name, rows) in enumerate(summary["variance"].items()):
+        colour = f"C{(index - 1) % 10}"
+        variance.loglog(settings.deviations, rows["estimate"], color=colour, label=name)
+        variance.loglog(settings.deviations, rows["best"], color=colour, marker="o", linestyle="")
+    variance.set(
+        xlabel="standard deviation σ of x",
+        ylabel="α*",
+        title="Optimal rate (line: estimate, dots: minimum of the loss)",
+    )
+    variance.xaxis.set_minor_formatter(NullFormatter())
+    for panel in (errors, variance):
+        panel.legend()
+
+
+def _draw_against_erm(losses: Axes, distances: Axes, summary: dict[str, Any]) -> None:
+    for index, (name, rows) in enumerate(summary.items()):
+        losses.plot(np.array(rows["rates"]) / (rows["rates"][-1] / 1.5), rows["loss_difference"], label=name)
+        for share, style in (("0.25", ":"), ("0.5", "-")):
+            gap = np.array(rows["distance_gap"][share])
+            label = f"{name}, α = {share} α*"
+            distances.semilogy(
+                rows["steps"], np.where(gap > 0, gap, np.nan), color=f"C{index}", linestyle=style, label=label
+            )
+    losses.axhline(0.0, color="black", linewidth=1)
+    losses.set(xlabel="α / α*", ylabel="(L of MAML − L of ERM) / σ_a²", title="After one step of rate α on new tasks")
+    distances.set(
+        xlabel="inner steps t",
+        ylabel="(F_t of ERM − F_t of MAML) / σ_a²",
+        title="How much nearer MAML is to the optima",
+    )
+    losses.legend()
+    distances.legend(fontsize=8)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command line of ``lightning-gp reproduce aopt``."""
+    parser = argparse.ArgumentParser(
+        "lightning-gp reproduce aopt",
+        description="The optimal adaptation rate of mixed linear regression and its estimate (Zou et al., Fig. 1-3).",
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer tasks and draws, some seconds in place of minutes")
+    parser.add_argument("--seed", type=int, default=0, help="of the features (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("runs/aopt"), help="folder (default: %(default)s)")
+    options = parser.parse_args(args)
+    torch.set_num_threads(1)  # as the stated times are meant
+    aopt(replace(QUICK if options.quick else Settings(), seed=options.seed), options.output)

@@ -1,0 +1,68 @@
+"""Modules and data modules from configs: dicts of ``class_path`` and ``init_args``, as in a file for ``fit``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_gp._lightning import LightningDataModule, LightningModule
+
+
+def build_module(config: Mapping[str, Any]) -> LightningModule:
+    """The module that ``config`` describes.
+
+    Raises:
+        ValueError: if the config does not fit the class.
+    """
+    module: LightningModule = _built(LightningModule, "model", config)
+    return module
+
+
+def build_data(config: Mapping[str, Any]) -> LightningDataModule:
+    """The data module that ``config`` describes.
+
+    Raises:
+        ValueError: if the config does not fit the class.
+    """
+    data: LightningDataModule = _built(LightningDataModule, "data", config)
+    return data
+
+
+def data_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The ``data`` section of a YAML file for ``fit``, or all of a file that holds nothing else.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it names no data module.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    with open(path, encoding="utf-8") as file:
+        content = yaml.safe_load(file)
+    config = content.get("data", content) if isinstance(content, dict) else content
+    if not isinstance(config, dict) or "class_path" not in config:
+        raise ValueError(
+            f"{path} names no data module; it needs a section `data:` with class_path and init_args, as a config for "
+            "`lightning-gp fit` has."
+        )
+    return config
+
+
+def _built(base: type[Any], name: str, config: Mapping[str, Any]) -> Any:
+    import jsonargparse
+
+    import lightning_gp.datamodules as datamodules
+    import lightning_gp.modules as modules
+
+    for package in (modules, datamodules):  # known classes can be named without their path
+        for public in package.__all__:
+            getattr(package, public)
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base, name)
+    try:
+        parsed = parser.parse_object({name: dict(config)})
+    except (jsonargparse.ArgumentError, TypeError) as error:
+        raise ValueError(f"The config of {config.get('class_path')} does not fit it: {error}") from error
+    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # the latter until 4.48
+    return getattr(instantiate(parsed), name)

@@ -1,0 +1,149 @@
+"""Table, picture and summary of the runs that ``lil_curves`` has kept."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning_gp.experiments.curves import Row
+from lightning_gp.files import replacing
+
+NAMES = {"maml": "MAML", "lil": "MAML + LIL"}
+COLOURS = {"maml": "black", "lil": "tab:red"}
+PANELS = {
+    "linearity/phase_consistency": "phase consistency (1: straight)",
+    "linearity/amplitude_consistency": "amplitude consistency (1: constant)",
+    "val/accuracy": "validation accuracy",
+}
+THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95)
+Run = dict[str, Any]
+
+
+def aggregate(folder: Path) -> dict[str, Any]:
+    """Writes ``lil_curves.csv``, ``.json`` and ``.png`` of all runs in ``folder / "runs"``.
+
+    Args:
+        folder: the output folder of ``lil_curves``.
+
+    Returns:
+        The summary.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        ValueError: if the runs have different settings.
+    """
+    paths = sorted((folder / "runs").glob("*-seed*.json"))
+    if not paths:
+        raise FileNotFoundError(f"There is no finished run in {folder / 'runs'}; make some first, without --aggregate.")
+    runs: list[Run] = [json.loads(path.read_text()) for path in paths]
+    for path, run in zip(paths, runs, strict=True):
+        if run["settings"] != runs[0]["settings"]:
+            raise ValueError(f"{path} has other settings than {paths[0]}; keep runs of one comparison in one folder.")
+    grouped = {name: [run for run in runs if run["algorithm"] == name] for name in NAMES}
+    grouped = {name: group for name, group in grouped.items() if group}
+    result = {
+        "command": "lightning-gp reproduce lil-curves --root <omniglot>",
+        "settings": runs[0]["settings"],
+        "torch": sorted({run["torch"] for run in runs}),
+        "algorithms": {name: _described(group) for name, group in grouped.items()},
+        "lil_minus_maml_same_seed": _paired(grouped),
+    }
+    rows = [{"algorithm": r["algorithm"], "seed": r["seed"], **row} for r in runs for row in r["rows"]]
+    with replacing(folder / "lil_curves.csv") as path, path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    with replacing(folder / "lil_curves.json") as path:
+        path.write_text(json.dumps(result, indent=2) + "\n")
+    _draw(folder / "lil_curves.png", grouped)
+    print(f"{len(runs)} runs; picture: {folder / 'lil_curves.png'}   curves: .csv   summary: .json", flush=True)
+    return result
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and sample standard deviation (None of one value).
+
+    Example:
+        >>> spread([1.0, 3.0])
+        {'mean': 2.0, 'std': 1.4142135623730951}
+    """
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def first_iteration(rows: Sequence[Row], threshold: float) -> int | None:
+    """The first measured iteration at which the validation accuracy reaches ``threshold``, or None.
+
+    Example:
+        >>> first_iteration([{"iteration": 50, "val/accuracy": 0.4}, {"iteration": 100, "val/accuracy": 0.8}], 0.7)
+        100
+    """
+    return next((row["iteration"] for row in rows if row["val/accuracy"] >= threshold), None)
+
+
+def _described(group: Sequence[Run]) -> dict[str, Any]:
+    def of(value: Callable[[Run], float]) -> dict[str, float | None]:
+        return spread([value(run) for run in group])
+
+    iterations = group[0]["settings"]["iterations"]
+    return {
+        "seeds": [run["seed"] for run in group],
+        "test_accuracy": of(lambda run: run["test_accuracy"]),
+        "final": {key: of(lambda run, key=key: run["rows"][-1][key]) for key in PANELS},  # type: ignore[misc]
+        "mean_over_training": {key: of(lambda run, key=key: _mean(run, key)) for key in PANELS},  # type: ignore[misc]
+        "iterations_to_validation_accuracy": {
+            f"{threshold:g}": [first_iteration(run["rows"], threshold) for run in group] for threshold in THRESHOLDS
+        },
+        "processor_seconds_per_iteration": of(lambda run: run["processor_seconds"] / iterations),
+    }
+
+
+def _mean(run: Run, key: str) -> float:
+    return statistics.fmean(row[key] for row in run["rows"])
+
+
+def _paired(grouped: dict[str, list[Run]]) -> dict[str, Any]:
+    """Differences between runs of one seed, which share weights and episodes."""
+    by_seed = {name: {run["seed"]: run for run in group} for name, group in grouped.items()}
+    seeds = sorted(set(by_seed.get("maml", {})) & set(by_seed.get("lil", {})))
+    if not seeds:
+        return {"seeds": []}
+    pairs = [(by_seed["lil"][seed], by_seed["maml"][seed]) for seed in seeds]
+    return {
+        "seeds": seeds,
+        "test_accuracy": [a["test_accuracy"] - b["test_accuracy"] for a, b in pairs],
+        "mean_validation_accuracy": [_mean(a, "val/accuracy") - _mean(b, "val/accuracy") for a, b in pairs],
+    }
+
+
+def _draw(path: Path, grouped: dict[str, list[Run]]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (key, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+        drawn: list[float] = []
+        for name, group in grouped.items():
+            iterations = [row["iteration"] for row in group[0]["rows"]]
+            columns = list(zip(*([row[key] for row in run["rows"]] for run in group), strict=True))
+            means = [statistics.fmean(column) for column in columns]
+            deviations = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns]
+            low = [mean - deviation for mean, deviation in zip(means, deviations, strict=True)]
+            high = [mean + deviation for mean, deviation in zip(means, deviations, strict=True)]
+            plural = "seed" if len(group) == 1 else "seeds"
+            axes.plot(iterations, means, color=COLOURS[name], label=f"{NAMES[name]}, {len(group)} {plural}")
+            axes.fill_between(iterations, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
+            drawn += [mean for mean in means if math.isfinite(mean)]
+        if key != "val/accuracy":
+            axes.axhline(1.0, color="grey", linestyle="--", linewidth=1, label="linear")
+            if drawn and min(drawn) > 0 and max(drawn) > 10 * min(drawn):
+                axes.set_yscale("log")
+        axes.set(xlabel="iteration", ylabel=label)
+        axes.legend()
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

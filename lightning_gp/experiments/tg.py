@@ -1,0 +1,207 @@
+"""Whether the third derivative may be left out of the theory: Tg against H² on a trained sinusoid network.
+
+[T21] S. Takagi et al. (2021), Analysis of trainability of gradient-based multi-environment learning from gradient norm
+regularization perspective, Fig. 5.
+[T19] S. Takagi et al. (2019), The role of two learning rates in model-agnostic meta-learning, appendix C.
+
+The Hessian of the simplified MAML L − (α/2)‖∇L‖² is H − α(Tg + H²), T the third derivative and g the gradient of L.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_gp._lightning import pl
+from lightning_gp.datamodules.sinusoid import SinusoidDataModule
+from lightning_gp.environments import Environments, chunks_of
+from lightning_gp.files import replacing
+from lightning_gp.functional.lanczos import leading_eigenpairs
+from lightning_gp.functional.spectrum import frobenius_norm
+from lightning_gp.functional.third_order import third_order_operators
+from lightning_gp.modules.maml import MAML
+from lightning_gp.networks.sinusoid import SinusoidMLP
+from lightning_gp.plots import require_matplotlib
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+NAMES = {"tg": "Tg", "h_squared": "H²", "sum": "Tg + H²"}
+EIGENVALUE = ("largest eigenvalue", "second largest eigenvalue")
+LOSSES = {"mean": "mean loss of 100 environments", "single": "loss of one environment (mean of 10)"}
+QUICK = 2000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of ``tg``: those of [T19, appendix C]."""
+
+    iterations: int = 50_000
+    inner_lr: float = 1e-2
+    outer_lr: float = 1e-3
+    environments: int = 100
+    products: int = 300
+    seed: int = 0
+    compile: bool = True
+
+
+def tg(settings: Settings | None = None, output: str | Path = "runs/tg") -> dict[str, Any]:
+    """Trains MAML on sinusoids with SGD, then measures Tg, H² and Tg + H² [T21, Fig. 5].
+
+    L is the unadapted query loss: of one batch of environments that training has not seen, as in the paper, and of its
+    first ten environments one by one, whose gradients do not cancel.
+
+    Args:
+        settings: see ``Settings``.
+        output: folder for ``tg.json`` and ``tg.png``.
+
+    Returns:
+        The summary that is written as JSON.
+
+    Raises:
+        ValueError: if there are no iterations.
+    """
+    settings = settings or Settings()
+    if settings.iterations < 1:
+        raise ValueError(f"iterations={settings.iterations} must be at least 1.")
+    require_matplotlib()
+    start = time.perf_counter()
+    module, environments = _trained(settings)
+    module = module.double()
+    environments = torch.utils._pytree.tree_map(lambda tensor: tensor.double(), environments)
+    measured = {
+        "mean": _measured(module, environments, settings),
+        "single": _mean([_measured(module, each, settings) for each in list(chunks_of(environments, 1))[:10]]),
+    }
+    summary = {
+        "command": f"lightning-gp reproduce tg --iterations {settings.iterations} --seed {settings.seed}",
+        "paper": "T21 Fig. 5: the eigenvalues and the norm of Tg are by far smaller than those of H²",
+        "settings": asdict(settings),
+        "losses": LOSSES,
+        **measured,
+        "seconds": round(time.perf_counter() - start),
+        "torch": torch.__version__,
+    }
+    _write(Path(output), summary)
+    return summary
+
+
+def _trained(settings: Settings) -> tuple[MAML, Environments]:
+    """The trained module, and a batch of new environments."""
+    pl.seed_everything(settings.seed, verbose=False)
+    module = MAML(SinusoidMLP(), inner_lr=settings.inner_lr, criterion=F.mse_loss, compile=settings.compile)
+    data = SinusoidDataModule(
+        environments_per_batch=settings.environments,
+        iterations_per_epoch=settings.iterations + 1,
+        seed=settings.seed,
+    )
+    optimizer = torch.optim.SGD(module.parameters(), lr=settings.outer_lr)
+    start, recent = time.perf_counter(), []
+    for step, batch in enumerate(data.train_dataloader()):
+        if step == settings.iterations:
+            break
+        loss = module.training_loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        recent.append(float(loss.detach()))
+        if (step + 1) % max(1, settings.iterations // 20) == 0:
+            spent = time.perf_counter() - start
+            left = spent / (step + 1) * (settings.iterations - step - 1)
+            mean = statistics.fmean(recent)
+            print(f"iteration {step + 1}/{settings.iterations}, loss {mean:.4f}, {left:.0f} s left", flush=True)
+            recent.clear()
+    return module, batch
+
+
+def _measured(module: MAML, environments: Environments, settings: Settings) -> dict[str, Any]:
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return module.environment_losses(parameters, environments).mean()
+
+    parameters = module.network_parameters()
+    operators = third_order_operators(loss, parameters)
+    generator = torch.Generator().manual_seed(settings.seed)
+    begin = torch.randn(operators.sum.size, dtype=operators.sum.dtype, generator=generator)
+    values: dict[str, Any] = {"loss": float(loss(parameters).detach())}
+    for name, operator in operators._asdict().items():
+        pairs = leading_eigenpairs(operator, begin, k=2, tol=1e-4)
+        norm = frobenius_norm(operator, settings.products, seed=settings.seed)
+        values[name] = {
+            "eigenvalues": pairs.values.tolist(),
+            "residuals": pairs.residuals.tolist(),
+            "frobenius_norm": norm.value,
+        }
+    return values
+
+
+def _mean(measurements: Sequence[Any]) -> Any:
+    """The mean of nested numbers, place by place."""
+    first = measurements[0]
+    if isinstance(first, dict):
+        return {key: _mean([each[key] for each in measurements]) for key in first}
+    if isinstance(first, list):
+        return [_mean(each) for each in zip(*measurements, strict=True)]
+    return statistics.fmean(measurements)
+
+
+def _write(folder: Path, summary: dict[str, Any]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with replacing(folder / "tg.json") as path:
+        path.write_text(json.dumps(summary, indent=2) + "\n")
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    for row, key in zip(figure.subplots(2, 3), LOSSES, strict=True):
+        _draw(row, summary[key], LOSSES[key])
+    iterations = summary["settings"]["iterations"]
+    figure.suptitle(f"Third-order curvature of sinusoid MAML after {iterations} iterations")
+    with replacing(folder / "tg.png") as path:
+        figure.savefig(path, dpi=120, format="png")
+    for key, title in LOSSES.items():
+        print(f"\n{title}: {summary[key]['loss']:.4g}\n{'':10}{'λ_1':>12}{'λ_2':>12}{'Frobenius':>12}")
+        for name, label in NAMES.items():
+            values = summary[key][name]
+            numbers = [*values["eigenvalues"], values["frobenius_norm"]]
+            print(f"{label:10}" + "".join(f"{number:12.4g}" for number in numbers))
+    print(f"\nPicture: {folder / 'tg.png'}   Numbers: {folder / 'tg.json'}", flush=True)
+
+
+def _draw(panels: Sequence[Axes], values: dict[str, Any], title: str) -> None:
+    heights = [[values[name]["eigenvalues"][index] for name in NAMES] for index in (0, 1)]
+    heights.append([values[name]["frobenius_norm"] for name in NAMES])
+    for panel, numbers, label in zip(panels, heights, (*EIGENVALUE, "Frobenius norm"), strict=True):
+        bars = panel.bar(list(NAMES.values()), numbers, color=["tab:orange", "tab:blue", "tab:green"])
+        panel.bar_label(bars, [f"{number:.3g}" for number in numbers])
+        panel.margins(y=0.15)
+        panel.set_ylabel(label)
+    panels[1].set_title(title)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command line of ``lightning-gp reproduce tg``."""
+    parser = argparse.ArgumentParser(
+        "lightning-gp reproduce tg",
+        description="Eigenvalues and norms of Tg, H² and Tg + H² on a trained sinusoid network (T21, Fig. 5).",
+    )
+    parser.add_argument("--quick", action="store_true", help=f"train {QUICK} iterations only, under a minute")
+    parser.add_argument(
+        "--iterations", type=int, default=Settings.iterations, help="outer steps (default: %(default)s, minutes)"
+    )
+    parser.add_argument("--seed", type=int, default=Settings.seed, help="of weights and episodes (default: 0)")
+    parser.add_argument("--eager", action="store_true", help="do without torch.compile, which needs a C++ compiler")
+    parser.add_argument("--output", type=Path, default=Path("runs/tg"), help="folder (default: %(default)s)")
+    options = parser.parse_args(args)
+    torch.set_num_threads(1)  # the network is tiny: more threads only wait for each other
+    iterations = QUICK if options.quick else options.iterations
+    tg(Settings(iterations=iterations, seed=options.seed, compile=not options.eager), options.output)

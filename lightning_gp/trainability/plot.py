@@ -1,0 +1,156 @@
+"""The picture of a map.
+
+[T21] S. Takagi et al. (2021), Analysis of trainability of gradient-based multi-environment learning from gradient norm
+regularization perspective: Figs. 1 and 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from lightning_gp.files import replacing
+from lightning_gp.plots import require_matplotlib
+from lightning_gp.theory.learning_rates import Kind, critical_inner_lr, critical_outer_lr
+from lightning_gp.trainability.result import Array, TrainabilityResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Curve = Literal["simplified", "exact", "positive_penalty"]
+KINDS: dict[str, tuple[Kind, str, str]] = {
+    "simplified": ("fomaml", "-", "simplified"),
+    "exact": ("maml", ":", "exact"),
+    "positive_penalty": ("positive_penalty", "-", "positive penalty"),
+}
+COLOURS = ("black", "tab:red", "tab:purple", "tab:brown")
+AXES = {"inner_lr": "inner rate α", "coefficient": "coefficient α", "penalty_weight": "penalty weight α"}
+
+
+def plot_map(
+    result: TrainabilityResult,
+    eigenvalues: Sequence[float] = (),
+    curves: Sequence[Curve] = ("simplified", "exact"),
+    title: str = "",
+) -> Figure:
+    """The loss over (α, β) in colour, diverged cells blank, with the theory's curves; see ``draw_map``.
+
+    Args:
+        result: the map.
+        eigenvalues: the largest eigenvalues λ_1, λ_2, … of the Hessian, for curves of β_c and the line of α_c.
+        curves: which β_c(α) to draw for each eigenvalue.
+        title: above the picture.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if a curve is unknown.
+    """
+    figure, (axes,) = canvas(1)
+    draw_map(axes, result, eigenvalues, curves, title)
+    return figure
+
+
+def canvas(panels: int) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, without a display."""
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4 * panels, 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, list(np.atleast_1d(np.asarray(figure.subplots(1, panels))))
+
+
+def draw_map(
+    axes: Axes,
+    result: TrainabilityResult,
+    eigenvalues: Sequence[float] = (),
+    curves: Sequence[Curve] = ("simplified", "exact"),
+    title: str = "",
+) -> None:
+    """Draws a map into ``axes`` [T21, Fig. 6]. Arguments as for ``plot_map``.
+
+    A cell is blank where a seed diverged. The dashed line is β_c found at α = 0. For a penalty without the half,
+    α ‖∇L‖², the theory's α is twice the coefficient, which is taken into account.
+    """
+    unknown = [curve for curve in curves if curve not in KINDS]
+    if unknown:
+        raise ValueError(f"curves={list(curves)}: {unknown[0]!r} is unknown; use {', '.join(map(repr, KINDS))}.")
+    from matplotlib.colors import LogNorm
+
+    losses = np.where(result.diverged > 0, np.nan, result.losses)
+    positive = losses[np.isfinite(losses) & (losses > 0)]
+    logarithmic = bool(positive.size) and positive.size == np.isfinite(losses).sum()
+    norm = LogNorm(*limits(positive)) if logarithmic else None
+    horizontal, vertical = edges(result.inner_lrs), edges(result.outer_lrs)
+    mesh = axes.pcolormesh(horizontal, vertical, losses.T, norm=norm, cmap="viridis")
+    axes.figure.colorbar(mesh, ax=axes, label="loss after training")
+    rate = result.header["settings"]["objective"]["rate"]
+    axes.set(xscale="log", yscale="log", xlabel=AXES[rate], ylabel="outer rate β", title=title)
+    axes.set(xlim=(horizontal[0], horizontal[-1]), ylim=(vertical[0], vertical[-1]))
+    zero = result.zero_critical_outer_lr()
+    if zero is not None and 0 < zero < np.inf:
+        axes.axhline(zero, color="tab:orange", linestyle="--", linewidth=1.5, label="β_c found at α = 0")
+    _draw_theory(axes, horizontal, vertical, eigenvalues, curves, 2.0 if rate == "coefficient" else 1.0)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7, loc="lower left", framealpha=0.9)
+
+
+def _draw_theory(
+    axes: Axes, horizontal: Array, vertical: Array, eigenvalues: Sequence[float], curves: Sequence[Curve], factor: float
+) -> None:
+    alphas = np.geomspace(horizontal[0], horizontal[-1], 1000)
+    for number, (value, colour) in enumerate(zip(eigenvalues, COLOURS, strict=False), 1):
+        for curve in curves:
+            kind, style, name = KINDS[curve]
+            bounds = np.asarray(critical_outer_lr(np.full((len(alphas), 1), value), factor * alphas, kind))
+            shown = np.where((bounds > 0) & (bounds < 10 * vertical[-1]), bounds, np.nan)
+            label = f"β_c, λ_{number} = {value:.3g}, {name}"
+            axes.plot(alphas, shown, color=colour, linestyle=style, linewidth=1.3, label=label)
+    if len(eigenvalues) and "positive_penalty" not in curves:
+        critical = float(critical_inner_lr(np.asarray(eigenvalues, dtype=np.float64))) / factor
+        if horizontal[0] < critical < horizontal[-1]:
+            axes.axvline(critical, color="tab:gray", linestyle="-.", linewidth=1.3, label=f"α_c = {critical:.3g}")
+
+
+def save_figure(figure: Figure, path: str | Path) -> list[Path]:
+    """Writes the figure as PNG and as PDF, each whole or not at all.
+
+    Args:
+        figure: the figure.
+        path: where to; the extension is replaced.
+
+    Returns:
+        The two files.
+    """
+    written = []
+    for extension in ("png", "pdf"):
+        target = Path(path).with_suffix(f".{extension}")
+        # Without the date, the same numbers make the same file.
+        metadata: dict[str, Any] = {"CreationDate": None} if extension == "pdf" else {"Software": None}
+        with replacing(target) as temporary:
+            figure.savefig(temporary, dpi=150, format=extension, metadata=metadata)
+        written.append(target)
+    return written
+
+
+def edges(centres: Array) -> Array:
+    """Borders of the cells of a logarithmic axis, (n + 1,), geometrically halfway between ``centres``, (n,)."""
+    logs = np.log(centres)
+    inner = (logs[1:] + logs[:-1]) / 2
+    steps = (logs[1] - logs[0], logs[-1] - logs[-2]) if len(logs) > 1 else (0.2, 0.2)
+    return np.asarray(np.exp([logs[0] - steps[0] / 2, *inner, logs[-1] + steps[1] / 2]))
+
+
+def limits(losses: Array) -> tuple[float, float]:
+    """Ends of the colour scale: all losses, but at most six decades below the median and two above it."""
+    middle = float(np.median(losses))
+    low, high = max(float(losses.min()), middle * 1e-6), min(float(losses.max()), middle * 1e2)
+    return (low, high) if low < high else (low, low * 1.01)

@@ -1,0 +1,155 @@
+"""Short trainings at many values of one learning rate, all from the same weights and on the same batches."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from lightning_gp.trainability.engine import CellTrainer
+from lightning_gp.trainability.stream import BatchStream
+
+RATIO = 10 ** (1 / 3)
+"""Between neighbouring candidates."""
+DIVERGENCE = 100.0
+"""A training has diverged when its loss exceeds its first one so many times."""
+
+
+class ProbeRun(NamedTuple):
+    """One short training.
+
+    Attributes:
+        rate: what was tried.
+        loss: mean training objective over the last quarter of the steps; None if training diverged.
+    """
+
+    rate: float
+    loss: float | None
+
+
+class Prober:
+    """Runs short trainings of a copy of a module with the module's own optimizer.
+
+    Args:
+        module: an ``EnvironmentModule``; it is changed, so give a copy.
+        stream: the batches.
+        steps: outer steps of each training.
+        seed: of whatever is random in training.
+        progress: called with a line of text after each training.
+    """
+
+    def __init__(
+        self, module: Any, stream: BatchStream, steps: int, seed: int, progress: Callable[[str], None] | None
+    ) -> None:
+        self.steps, self.progress = steps, progress
+        self.trainer = CellTrainer(module, stream, self._build, DIVERGENCE, seed)
+        self.runs = 0
+
+    def _build(self, parameters: list[nn.Parameter], outer_lr: float) -> torch.optim.Optimizer:
+        return with_rate(only_optimizer(self.trainer.objective), outer_lr)
+
+    def __call__(self, inner_lr: float, outer_lr: float) -> float | None:
+        """The loss of ``ProbeRun``; ``trainer.trained`` then holds the weights, unless training diverged."""
+        late: list[float] = []
+
+        def look(iteration: int, loss: float) -> None:
+            if 4 * iteration >= 3 * self.steps:
+                late.append(loss)
+
+        outcome = self.trainer(inner_lr, outer_lr, self.steps, look)
+        loss = None if outcome.diverged else statistics.fmean(late)
+        self.runs += 1
+        if self.progress is not None:
+            shown = "diverged" if loss is None else f"loss {loss:.4g}"
+            self.progress(f"probing run {self.runs}: inner rate {inner_lr:.3g}, outer rate {outer_lr:.3g}: {shown}")
+        return loss
+
+
+def search(evaluate: Callable[[float], float | None], rates: Iterable[float], extra: int = 4) -> tuple[ProbeRun, ...]:
+    """Evaluates rates, and goes on beyond them as long as the best one lies at the border.
+
+    Args:
+        evaluate: the loss of a rate, None if it cannot be used.
+        rates: above 0.
+        extra: at most so many rates beyond the given ones.
+
+    Returns:
+        The runs by ascending rate.
+
+    Example:
+        >>> runs = search(lambda rate: (rate - 8) ** 2, [1.0, 2.0])
+        >>> [round(run.rate, 1) for run in runs]
+        [1.0, 2.0, 4.3, 9.3, 20.0]
+    """
+    losses = {rate: evaluate(rate) for rate in sorted(set(rates))}
+    for _ in range(extra):
+        usable = {rate: loss for rate, loss in losses.items() if loss is not None}
+        best = min(usable, key=lambda rate: usable[rate]) if usable else min(losses)
+        if best == min(losses):
+            beyond = best / RATIO
+        elif best == max(losses):
+            beyond = best * RATIO
+        else:
+            break
+        losses[beyond] = evaluate(beyond)
+    return tuple(ProbeRun(rate, losses[rate]) for rate in sorted(losses))
+
+
+def best_run(runs: Iterable[ProbeRun], tolerance: float = 0.0) -> ProbeRun | None:
+    """The largest rate whose loss is within ``tolerance`` (relative) of the lowest; None if every run diverged.
+
+    Example:
+        >>> best_run([ProbeRun(1.0, 2.0), ProbeRun(2.0, 2.01), ProbeRun(4.0, None)], 0.02)
+        ProbeRun(rate=2.0, loss=2.01)
+    """
+    usable = [(run, run.loss) for run in runs if run.loss is not None]
+    if not usable:
+        return None
+    lowest = min(loss for _, loss in usable)
+    return max((run for run, loss in usable if loss <= lowest + tolerance * abs(lowest)), key=lambda run: run.rate)
+
+
+def only_optimizer(module: Any) -> torch.optim.Optimizer:
+    """What ``configure_optimizers`` builds, without schedulers.
+
+    Raises:
+        ValueError: if there is not exactly one optimizer.
+    """
+    found = module.configure_optimizers()
+    if isinstance(found, dict):
+        found = found.get("optimizer")
+    elif isinstance(found, (list, tuple)) and len(found) == 2 and isinstance(found[0], (list, tuple)):
+        found = found[0]
+    if isinstance(found, (list, tuple)) and len(found) == 1:
+        found = found[0]
+    if not isinstance(found, torch.optim.Optimizer):
+        raise ValueError(
+            f"{type(module).__name__}.configure_optimizers gives no single optimizer, so there is no one outer rate "
+            "to tune; let it return one optimizer, alone or with a scheduler."
+        )
+    return found
+
+
+def outer_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The largest rate of an optimizer's groups."""
+    return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def with_rate(optimizer: torch.optim.Optimizer, rate: float) -> torch.optim.Optimizer:
+    """The optimizer with ``rate`` as its largest rate; groups of other rates keep their proportion."""
+    factor = rate / outer_rate(optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = float(group["lr"]) * factor
+    optimizer.defaults["lr"] = rate
+    return optimizer
+
+
+def around(center: float, below: int, above: int) -> list[float]:
+    """Rates ``RATIO`` apart, so many below and above ``center``."""
+    if not (math.isfinite(center) and center > 0):
+        raise ValueError(f"center={center} must be finite and above 0.")
+    return [center * RATIO**power for power in range(-below, above + 1)]

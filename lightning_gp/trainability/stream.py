@@ -1,0 +1,116 @@
+"""The batches that every cell of a map sees: the same ones, drawn once where memory allows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_gp._lightning import LightningDataModule
+from lightning_gp.environments import EnvironmentBatch, Environments, as_batches
+
+Data: TypeAlias = LightningDataModule | Environments | Sequence[EnvironmentBatch]
+"""A DataModule (its training batches, epoch after epoch), one batch for all iterations, or batches that repeat."""
+Batch: TypeAlias = list[Environments]
+
+BUDGET = 2**29
+"""Bytes of batches that are kept; what is beyond is drawn again for each cell."""
+
+
+class BatchStream:
+    """The training batches of one seed, from the first iteration on, as often as asked for.
+
+    Args:
+        data: see ``Data``.
+        device: where the batches are wanted.
+        budget: bytes of a DataModule's batches to keep, as they leave its loader (images as uint8).
+
+    Raises:
+        ValueError: if there is no batch.
+        TypeError: if a batch is not of type ``Environments``.
+
+    Example:
+        >>> x = torch.zeros(2, 3, 1)
+        >>> stream = BatchStream(Environments((x, x)))
+        >>> len(list(stream.first(4)))
+        4
+    """
+
+    def __init__(self, data: Data, device: torch.device | str = "cpu", budget: int = BUDGET) -> None:
+        self.device, self.budget = torch.device(device), budget
+        self._kept: list[Batch] = []
+        self._bytes = 0
+        self._last: tuple[Batch, Batch] | None = None  # as drawn, and as moved
+        self._module: LightningDataModule | None = None
+        if isinstance(data, LightningDataModule):
+            self._module = data
+            data.prepare_data()
+            data.setup("fit")
+            return
+        batches = [data] if isinstance(data, Environments) else list(data)
+        self._kept = [_moved(as_batches(batch), self.device) for batch in batches]
+        if not self._kept:
+            raise ValueError("There is no batch to train on; give at least one Environments.")
+
+    def first(self, count: int) -> Iterator[Batch]:
+        """The batches of iterations 0 … ``count`` − 1, each a list of stacked ``Environments``."""
+        if self._module is None:
+            yield from itertools.islice(itertools.cycle(self._kept), count)
+            return
+        kept = len(self._kept)
+        for batch in self._kept[:count]:
+            yield self._finished(batch)
+        if count > kept:
+            for drawn in itertools.islice(self._drawn(), kept, count):
+                yield self._finished(self._new(drawn))
+
+    def _new(self, drawn: Batch) -> Batch:
+        """A batch behind those that are kept; kept as well, if there is room."""
+        if self._last is None or not _same(self._last[0], drawn):  # a full batch is moved and counted once
+            moved = _moved(drawn, self.device)
+            self._bytes += sum(tensor.nbytes for tensor in _tensors(moved))
+            self._last = drawn, moved
+        batch = self._last[1]
+        if self._bytes <= self.budget:
+            self._kept.append(batch)
+        return batch
+
+    def _drawn(self) -> Iterator[Batch]:
+        """From the first iteration on, epoch after epoch."""
+        assert self._module is not None
+        loader = self._module.train_dataloader()
+        for epoch in itertools.count():
+            if hasattr(loader.sampler, "set_epoch"):
+                loader.sampler.set_epoch(epoch)
+            empty = True
+            for batch in loader:
+                empty = False
+                yield as_batches(batch)
+            if empty:
+                raise ValueError(f"{type(self._module).__name__} has no training batch.")
+
+    def _finished(self, batch: Batch) -> Batch:
+        assert self._module is not None
+        return [self._module.on_after_batch_transfer(environments, 0) for environments in batch]
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    return [tensor for environments in batch for examples in environments if examples for tensor in examples]
+
+
+def _same(left: Batch, right: Batch) -> bool:
+    pairs = itertools.zip_longest(_tensors(left), _tensors(right))
+    return all(one is other for one, other in pairs)
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    return [
+        Environments(
+            (support[0].to(device), support[1].to(device)),
+            None if query is None else (query[0].to(device), query[1].to(device)),
+        )
+        for support, query in batch
+    ]

@@ -1,0 +1,191 @@
+"""Files of maps: interrupted, spread, merged, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_gp.environments import Environments
+from lightning_gp.modules import MAML
+from lightning_gp.trainability import TrainabilityMap, TrainabilityResult, merge, plot_map
+from lightning_gp.trainability.plot import save_figure
+from tests.trainability import problems
+
+ROOT = problems.__file__.rsplit("/tests/", 1)[0]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The file of an uninterrupted run."""
+    path = tmp_path_factory.mktemp("whole") / "map.jsonl"
+    problems.tiny_map().run(path, progress=False)
+    return path
+
+
+def linear(**changes):
+    x = torch.linspace(-1, 1, 5, dtype=torch.float64).reshape(1, 5, 1)
+    settings = {"inner_lrs": [0.1], "outer_lrs": [0.1, 20.0], "iterations": 5}
+    module = MAML(nn.Linear(1, 1).double(), criterion=F.mse_loss)
+    return TrainabilityMap(module, Environments((x, x), (x, x)), **{**settings, **changes})
+
+
+def test_result(whole):
+    result = TrainabilityResult.load(whole)
+    assert result.complete
+    assert result.losses.shape == result.diverged.shape == (3, 3)
+    assert result.diverged[:, 2].tolist() == [2, 2, 2]
+    assert np.isnan(result.losses[:, 2]).all()
+    assert np.isfinite(result.losses[:, :2]).all()
+    assert (result.critical_outer_lrs() == np.sqrt(0.1 * 50.0)).all()
+    assert result.zero_critical_outer_lr() == np.sqrt(0.1 * 50.0)
+    outcomes = [problems.tiny_map(seeds=(seed,)).run(progress=False).losses[1, 0] for seed in (0, 1)]
+    assert result.losses[1, 0] == np.mean(outcomes)
+    assert outcomes[0] != outcomes[1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_and_continued_is_bitwise_the_same(whole, tmp_path, workers):
+    path = tmp_path / "map.jsonl"
+    command = [sys.executable, "-m", "tests.trainability.problems", str(path), str(workers)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    lines = 0
+    for wanted in (3, 9):
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)
+        while lines < wanted and process.poll() is None:
+            time.sleep(0.002)
+            lines = path.read_bytes().count(b"\n") if path.exists() else 0
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert 3 <= len(TrainabilityResult.load(path).cells) <= 24
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    assert path.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.62, 0.97])
+def test_file_cut_off_anywhere_continues_to_the_same_file(whole, tmp_path, share):
+    path = tmp_path / "map.jsonl"
+    content = whole.read_bytes()
+    first = content.index(b"\n") + 1
+    path.write_bytes(content[: first + int(share * (len(content) - first))])
+    problems.tiny_map().run(path, progress=False)
+    assert path.read_bytes() == content
+
+
+def test_shards_merge_to_the_same_file(whole, tmp_path):
+    files = [tmp_path / f"{index}.jsonl" for index in (1, 2, 3)]
+    for index, path in enumerate(files, 1):
+        result = problems.tiny_map().run(path, shard=(index, 3), progress=False)
+        assert not result.complete
+    with pytest.raises(ValueError, match="8 of 24 cells are missing"):
+        merge(files[:2], tmp_path / "merged.jsonl")
+    assert not (tmp_path / "merged.jsonl").exists()
+    merge(files, tmp_path / "merged.jsonl")
+    assert (tmp_path / "merged.jsonl").read_bytes() == whole.read_bytes()
+    with pytest.raises(ValueError, match=r"shard is '1/3'"):
+        problems.tiny_map().run(files[0], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iterations": 21}, r"settings.iterations is 20, not 21"),
+        ({"optimizer": "adam"}, r"settings.optimizer is 'sgd', not 'adam'"),
+        ({"seeds": (0, 2)}, r"seeds is \[0, 1\], not \[0, 2\]"),
+        ({"outer_lrs": [0.01, 0.2, 50.0]}, "outer_lrs"),
+    ],
+)
+def test_file_of_other_settings_is_refused_and_kept(whole, changes, message):
+    before = whole.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        problems.tiny_map(**changes).run(whole, progress=False)
+    assert whole.read_bytes() == before
+
+
+def test_other_weights_are_other_settings(tmp_path):
+    linear().run(tmp_path / "map.jsonl", progress=False)
+    with pytest.raises(ValueError, match=r"starts\.0\.weights"):
+        linear().run(tmp_path / "map.jsonl", progress=False)
+
+
+@pytest.mark.parametrize("position", [0, 5])
+def test_damaged_and_foreign_files_are_refused_and_kept(whole, tmp_path, position):
+    lines = whole.read_bytes().split(b"\n")
+    lines[position] = lines[position].replace(b"0", b"1", 1)
+    path = tmp_path / "map.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(ValueError, match=r"no file of a trainability map|damaged in line 6"):
+        problems.tiny_map().run(path, progress=False)
+    assert path.read_bytes() == b"\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inner_lrs": []}, "inner_lrs is empty"),
+        ({"outer_lrs": [0.2, 0.1]}, "outer_lrs must ascend, but 0.2 comes before 0.1"),
+        ({"outer_lrs": [0.1, 0.1]}, "must ascend"),
+        ({"inner_lrs": [0.0, 0.1]}, "inner_lrs contains 0"),
+        ({"inner_lrs": [float("nan")]}, "contains nan"),
+        ({"iterations": 0}, "iterations=0"),
+        ({"seeds": (0, 1)}, "one seed"),
+        ({"seeds": ()}, "seeds="),
+    ],
+)
+def test_bad_arguments(changes, message):
+    with pytest.raises(ValueError, match=message):
+        linear(**changes)
+
+
+def test_objective_that_is_not_finite_is_refused_before_anything_is_written(tmp_path):
+    x = torch.full((1, 5, 1), float("nan"))
+    module = MAML(nn.Linear(1, 1), criterion=F.mse_loss)
+    trainability = TrainabilityMap(module, Environments((x, x), (x, x)), [0.1], [0.1], iterations=5)
+    with pytest.raises(ValueError, match="nan before the first step"):
+        trainability.run(tmp_path / "map.jsonl", progress=False)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="shard=3/2"):
+        linear().run(shard=(3, 2))
+    with pytest.raises(ValueError, match="pickled"):
+        linear(optimizer=lambda p, lr: torch.optim.SGD(p, lr=lr)).run(workers=2, progress=False)
+
+
+def test_file_holds_no_machine(whole):
+    header = json.loads(whole.read_text().split("\n")[0])["record"]
+    assert header["settings"]["objective"]["rate"] == "inner_lr"
+    assert set(header["versions"]) == {"lightning_gp", "torch", "python"}
+    assert "/" not in whole.read_text()
+
+
+def test_pictures(whole, tmp_path):
+    pytest.importorskip("matplotlib")
+    result = TrainabilityResult.load(whole)
+    figure = plot_map(result, eigenvalues=[20.0, 2.0], title="tiny")
+    axes = figure.axes[0]
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    image = axes.collections[0].get_array().reshape(3, 3)
+    assert np.ma.getmaskarray(image)[2].all()  # the diverged β stays blank
+    assert not np.ma.getmaskarray(image)[:2].any()
+    labels = [line.get_label() for line in axes.lines]
+    assert labels == [
+        "β_c found at α = 0",
+        "β_c, λ_1 = 20, simplified",
+        "β_c, λ_1 = 20, exact",
+        "β_c, λ_2 = 2, simplified",
+        "β_c, λ_2 = 2, exact",
+        "α_c = 0.05",
+    ]
+    x, y = axes.lines[1].get_data()
+    assert y[0] == pytest.approx(2 / (20 - x[0] * 400))
+    files = save_figure(figure, tmp_path / "map.jsonl")
+    assert [file.suffix for file in files] == [".png", ".pdf"]
+    assert all(file.stat().st_size > 1000 for file in files)
+    with pytest.raises(ValueError, match="'weird'"):
+        plot_map(result, [1.0], curves=["weird"])
