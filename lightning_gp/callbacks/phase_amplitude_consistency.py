@@ -10,11 +10,15 @@ from torch import Tensor
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.losses import EnvironmentLoss
 from lightning_gp.callbacks.measurement import Measurement, Report
+from lightning_gp.environments import examples_of
+from lightning_gp.functional.adaptation import Trajectory, over_environments
+from lightning_gp.functional.linearised import Predict
 from lightning_gp.functional.linearity import amplitude_consistency, phase_consistency
+from lightning_gp.functional.prototype import prototype_agreement, prototype_cosine, prototype_scores
 
 
 class PhaseAmplitudeConsistency(Probe):
-    """Phase and amplitude consistency of the inner loop ("LIL: linearity in the inner loop", 2022, Eq. 3 and 4).
+    """Phase and amplitude consistency of the inner loop ("Enforcing zero-Hessian in meta-learning", 2022, Eq. 3, 4).
 
     - Modules with an ``adaptation`` (the MAML family): PC = Σ_k ‖θ_{k+1} − θ_k‖ / ‖θ_S − θ_0‖ and
       AC = (1/S) Σ_k ‖g(θ_k)‖ / ‖g(θ_0)‖ of the inner loop on the probe batch, averaged over environments.
@@ -27,16 +31,26 @@ class PhaseAmplitudeConsistency(Probe):
     |---|---|---|
     | ``linearity/phase_consistency`` | PC, 1 when the path is straight (so always for one step) | [1, ∞] |
     | ``linearity/amplitude_consistency`` | AC, 1 when the norm of the gradient does not change | [0, ∞] |
+    | ``linearity/prototype_agreement`` | with ``prototype``: share of query examples of which the adapted classifier \
+and the prototype classifier of the linearised network pick the same class | [0, 1] |
+    | ``linearity/prototype_cosine`` | with ``prototype``: cosine of their logits | [−1, 1] |
 
-    Cost: S + 1 forward and backward passes of the probe batch's support sets. Along the outer path: two copies of the
-    parameters, and one pass over parameters and gradients per step.
+    Cost: S + 1 forward and backward passes of the probe batch's support sets. With ``prototype``, two forward passes
+    and a double backward pass of its query sets. Along the outer path: two copies of the parameters, and one pass over
+    parameters and gradients per step.
 
     Args:
+        prototype: compare the adapted classifier f(x|θ_S) with the prototype classifier J(x)(θ_1 − θ_0) (appendix D;
+            ``functional.prototype`` has the definitions). Needs a module of the MAML family and class logits.
         **kwargs: see ``Probe``.
+
+    Raises:
+        ValueError: in ``setup``, if ``prototype`` meets a module without ``adaptation`` and ``predict``.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, prototype: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.prototype = prototype
         self._path: _Path | None = None
 
     def needs_loss(self, pl_module: Any) -> bool:
@@ -51,23 +65,30 @@ class PhaseAmplitudeConsistency(Probe):
                 f"PhaseAmplitudeConsistency follows the inner loop of {type(pl_module).__name__}.adaptation, which has "
                 "a loss of its own; remove loss_fn, and define environment_losses if it is missing."
             )
+        if stage == "fit" and self.prototype and not (self.loss and callable(getattr(pl_module, "predict", None))):
+            raise ValueError(
+                f"prototype=True compares classifiers of an inner loop, but {type(pl_module).__name__} lacks the "
+                "methods adaptation and predict of the MAML family; leave prototype False."
+            )
 
     def measure(self, measurement: Measurement) -> Report:
         """Both consistencies of the inner loop."""
         loss = measurement.loss
         assert isinstance(loss, EnvironmentLoss)
         theta = loss.complete(loss.parameters())
-        phases, amplitudes = [], []
+        found: dict[str, list[Tensor]] = {}
         for piece in measurement.pieces:
             trajectory = loss.module.adaptation(loss.module.loss, theta, piece, final_gradient=True, create_graph=False)
-            phases.append(phase_consistency(trajectory))
-            amplitudes.append(amplitude_consistency(trajectory))
-        return Report(
-            {
-                "linearity/phase_consistency": measurement.mean_over_environments(torch.cat(phases)),
-                "linearity/amplitude_consistency": measurement.mean_over_environments(torch.cat(amplitudes)),
+            values = {
+                "phase_consistency": phase_consistency(trajectory),
+                "amplitude_consistency": amplitude_consistency(trajectory),
             }
-        )
+            if self.prototype:
+                x, _ = examples_of(piece, "query")
+                values |= _prototype_values(loss.module.predict, trajectory, x)
+            for name, value in values.items():
+                found.setdefault(f"linearity/{name}", []).append(value)
+        return Report({key: measurement.mean_over_environments(torch.cat(values)) for key, values in found.items()})
 
     # -- the outer path -----------------------------------------------------------------------------------------
 
@@ -94,6 +115,16 @@ class PhaseAmplitudeConsistency(Probe):
         report = Report(self._path.consistencies())
         self._path = _Path(self._path.parameters)
         return report
+
+
+def _prototype_values(predict: Predict, trajectory: Trajectory, x: Tensor) -> dict[str, Tensor]:
+    with torch.no_grad():
+        adapted: Tensor = over_environments(predict, trajectory.parameters[-1], trajectory.shared, x)
+    scores = prototype_scores(predict, trajectory, x)
+    return {
+        "prototype_agreement": prototype_agreement(adapted, scores),
+        "prototype_cosine": prototype_cosine(adapted, scores),
+    }
 
 
 class _Path:

@@ -14,6 +14,8 @@ __getattr__, __dir__, __all__ = lazy(
         "FOMAML": "maml",
         "GradientPenalty": "gradient_penalty",
         "IRMv1": "irm",
+        "LIL": "lil",
+        "LILPretraining": "lil_pretraining",
         "MAML": "maml",
         "NamedEnvironmentModule": "named",
         "REx": "irm",

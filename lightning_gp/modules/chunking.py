@@ -7,7 +7,8 @@ The rule of ``vectorize="auto"``, from the figures of ``benchmarks/``:
 2. anything else: as many at once as keep what autograd stores under ``MEMORY_BUDGET``, measured on the first
    environment of the first batch.
 
-One environment at a time on the CPU, images are laid out channels last, which two-dimensional convolutions compute 1.1 to
+One environment at a time on the CPU, images are laid out channels last, which two-dimensional convolutions compute 1.1
+to
 1.5 times as fast, second derivatives included; whatever follows them keeps the layout.
 
 ``True`` forces all at once, ``False`` one at a time, a number that many. The result is the same up to rounding.

@@ -9,7 +9,9 @@ __getattr__, __dir__, __all__ = lazy(
     {
         "ColoredMNISTMLP": "colored_mnist",
         "Conv4": "conv4",
+        "ResNet12": "resnet12",
         "SinusoidMLP": "sinusoid",
+        "load_pretrained": "pretrained",
         "select_parameters": "parts",
         "use_batch_statistics": "parts",
     },

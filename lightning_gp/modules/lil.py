@@ -1,0 +1,246 @@
+"""LIL: the inner loop of MAML and its relatives, drawn towards a straight and short path.
+
+Source: "Enforcing zero-Hessian in meta-learning", 2022 [L22] (later published as SHOT, NeurIPS 2023).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_gp.environments import EnvironmentBatch, Environments, examples_of
+from lightning_gp.functional.adaptation import Parameters, Trajectory, over_environments, rate_of, stepped
+from lightning_gp.functional.linearity import (
+    DETACH,
+    DIVERGENCES,
+    Detach,
+    Divergence,
+    approximation,
+    check_choice,
+    output_divergence,
+)
+from lightning_gp.modules.base import EnvironmentModule
+from lightning_gp.modules.inner_rates import InnerLR
+from lightning_gp.modules.maml import MAML
+from lightning_gp.modules.named import at_least_zero
+from lightning_gp.networks.parts import ParameterChoice
+
+REGRESSION = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
+REGRESSION_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+
+
+class LIL(MAML):
+    """Linearity in the inner loop: mean_τ [ L_τ^te(θ_S) + a·phase_τ + b·amplitude_τ ] [L22, Eq. 7-9].
+
+    - phase = KL( s(f(x|θ_S)) ‖ s(f(x|θ̂)) ), the mean over the query inputs x, with θ̂ = θ_0 − δ g_0 and
+      δ = Σ_k ‖θ_{k+1} − θ_k‖ / ‖g_0‖: one step as long as the whole path. A first gradient of 0 gives no penalty.
+    - amplitude = Σ_k ‖θ_{k+1} − θ_k‖, the length of the path over the adapted parameters.
+
+    Everything is differentiated, δ and the length included, unless ``detach`` says otherwise. Both terms use the inner
+    loop of the task loss and its query outputs; beyond MAML there is one more query forward pass, at θ̂.
+
+    The base algorithm is chosen by arguments: MAML as it is, ANIL with ``adapt="head"``, BOIL with ``adapt="body"``,
+    FOMAML with ``first_order=True``. The last drops the inner loop's Jacobian from the gradient of the task loss only:
+    that is ∇L_τ^te at θ_S, while the two regularisers are differentiated through the inner loop to second order
+    (they have no first-order part to speak of). It costs a second query forward pass at θ_S, unless
+    ``detach="target"``. [L22] itself has no such mixture: for FOMAML it trains with the regulariser first and without
+    it afterwards.
+
+    Logged as ``train/task_loss``, ``train/phase_loss`` and ``train/amplitude_loss``, before weighting; ``train/loss``
+    is the weighted sum. A term of weight 0 is not computed. Validation and test report the task loss, as in ``MAML``.
+
+    Args:
+        network: the network; see ``EnvironmentModule``.
+        inner_lr: α, as in ``MAML``. [L22] uses 0.5 for Conv4 and 0.3 for ResNet-12.
+        inner_steps: S; with one step θ̂ = θ_S, and the phase loss is 0.
+        first_order: see above.
+        adapt: what the inner loop updates, as in ``MAML``.
+        phase_weight: a ≥ 0; 0.1 in [L22].
+        amplitude_weight: b ≥ 0. None for [L22]'s: 0.01 (its value for 1 shot; for 5 shots it takes 0.1) where the inner
+            loop adapts everything, and 0 where it adapts a part only (ANIL, BOIL).
+        detach: what of the phase loss is held constant: ``"none"`` [L22], the outputs of the adapted ``"target"``, or
+            those of the ``"approximation"`` θ̂.
+        divergence: ``"kl"`` [L22], ``"reverse_kl"``, or for regression ``"gaussian"``, ½‖f(x|θ_S) − f(x|θ̂)‖²; see
+            ``functional.linearity.output_divergence``.
+        **kwargs: of ``MAML`` and ``EnvironmentModule``. ``recompute`` and ``compile`` are refused.
+
+    Raises:
+        ValueError: if an argument is out of range, a regression loss meets a divergence of class probabilities, or
+            ``first_order`` an ``inner_optimizer``.
+
+    Example:
+        >>> from lightning_gp.networks import Conv4
+        >>> module = LIL(Conv4(ways=2, channels=4, image_size=16), inner_lr=0.5)
+        >>> x, y = torch.rand(3, 4, 1, 16, 16), torch.tensor([0, 1, 0, 1]).expand(3, 4)
+        >>> {name: value.shape for name, value in module.environment_terms(
+        ...     module.network_parameters(), Environments(support=(x, y), query=(x, y))).items()}
+        {'task': torch.Size([3]), 'phase': torch.Size([3]), 'amplitude': torch.Size([3])}
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inner_lr: InnerLR = 0.5,
+        inner_steps: int = 3,
+        first_order: bool = False,
+        adapt: ParameterChoice = "all",
+        phase_weight: float = 0.1,
+        amplitude_weight: float | None = None,
+        detach: Detach = "none",
+        divergence: Divergence = "kl",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, inner_lr, inner_steps, first_order, adapt, **kwargs)
+        if amplitude_weight is None:
+            everything = [name for name, value in network.named_parameters() if value.requires_grad]
+            amplitude_weight = 0.01 if set(self.adapted) == set(everything) else 0.0
+        at_least_zero(phase_weight=phase_weight, amplitude_weight=amplitude_weight)
+        check_choice("detach", detach, DETACH)
+        check_choice("divergence", divergence, DIVERGENCES)
+        self.save_hyperparameters(
+            ignore=["network", "criterion", "optimizer", "lr_scheduler", "inner_optimizer"]
+            + (["adapt"] if callable(adapt) else [])
+        )
+        self.phase_weight, self.amplitude_weight = float(phase_weight), float(amplitude_weight)
+        self.detach, self.divergence = detach, divergence
+        self._terms: list[dict[str, Tensor]] | None = None
+        self._check_regulariser()
+
+    def _check_regulariser(self) -> None:
+        if self.regularised and self.first_order and self.inner_optimizer is not None:
+            raise ValueError(
+                "first_order=True with an inner_optimizer: the path of the task loss cannot be told from that of the "
+                "regulariser. Leave inner_optimizer None, or first_order False."
+            )
+        if not self.phase_weight:
+            return
+        regression = self.criterion in REGRESSION or isinstance(self.criterion, REGRESSION_MODULES)
+        if regression and self.divergence != "gaussian":
+            name = getattr(self.criterion, "__name__", type(self.criterion).__name__)
+            raise ValueError(
+                f"divergence={self.divergence!r} compares class probabilities, but the criterion {name} is one of "
+                "regression: its outputs have no softmax. Choose divergence='gaussian' (half the squared distance of "
+                "the outputs), or phase_weight=0."
+            )
+        if self.inner_steps == 1:
+            warnings.warn(
+                "inner_steps=1: the path of one step is straight, so the phase loss is 0 and does nothing. Use more "
+                "inner steps (L22: 3), or set phase_weight=0.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    @property
+    def regularised(self) -> bool:
+        """Whether either regulariser has a weight."""
+        return bool(self.phase_weight or self.amplitude_weight)
+
+    @property
+    def second_order(self) -> bool:
+        """The regularisers are differentiated through the inner gradients, also with ``first_order``."""
+        return self.regularised or not self.first_order
+
+    # -- the objective ------------------------------------------------------------------------------------------
+
+    def environment_objectives(self, parameters: Parameters, environments: Environments) -> Tensor:
+        """L_τ^te(θ_S) + a·phase_τ + b·amplitude_τ of each environment, (E,)."""
+        terms = self.environment_terms(parameters, environments)
+        if self._terms is not None:
+            self._terms.append({name: value.detach() for name, value in terms.items()})
+        return self.weighted(terms)
+
+    def weighted(self, terms: dict[str, Tensor]) -> Tensor:
+        """The objective from its terms, (E,)."""
+        objective = terms["task"]
+        for name, weight in (("phase", self.phase_weight), ("amplitude", self.amplitude_weight)):
+            if name in terms:
+                objective = objective + weight * terms[name]
+        return objective
+
+    def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
+        """The terms of each environment, (E,): ``task``, and, where they have a weight, ``phase`` and ``amplitude``."""
+        trajectory = self.adaptation(self.loss, parameters, environments, first_order=not self.second_order)
+        x, y = examples_of(environments, "query")
+        losses, outputs = self._query(trajectory, x, y)
+        terms = {"task": losses}
+        if not self.regularised:
+            return terms
+        length = trajectory.path_length
+        if self.phase_weight:
+            hat = approximation(trajectory, length)
+            one_step: Tensor = over_environments(self.predict, hat, trajectory.shared, x)
+            terms["phase"] = output_divergence(outputs, one_step, self.detach, self.divergence)
+        if self.amplitude_weight:
+            terms["amplitude"] = length
+        return terms
+
+    def _query(self, trajectory: Trajectory, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Task losses (E,) and outputs (E, Q, ...) at θ_S, from one forward pass where one will do."""
+        shared, final = trajectory.shared, trajectory.parameters[-1]
+        if not (self.first_order and self.regularised):
+            losses, outputs = over_environments(self._loss_and_outputs, final, shared, x, y)
+            return losses, outputs
+        constant = self.detach == "target" or not self.phase_weight
+        losses, outputs = over_environments(self._loss_and_outputs, self._first_order_end(trajectory), shared, x, y)
+        return losses, outputs if constant else over_environments(self.predict, final, shared, x)
+
+    def _loss_and_outputs(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.predict(parameters, x)
+        overridden = type(self).loss is not EnvironmentModule.loss
+        return self.loss(parameters, x, y) if overridden else self.criterion(outputs, y), outputs
+
+    def _first_order_end(self, trajectory: Trajectory) -> Parameters:
+        """θ_S again, as a function of θ_0 and the rates for constant gradients."""
+        theta, rates = trajectory.parameters[0], self.inner_rates()
+        for gradient in trajectory.gradients:
+            theta = {
+                name: stepped(value, gradient[name].detach(), rate_of(rates, name)) for name, value in theta.items()
+            }
+        return theta
+
+    def _checked_batches(self, batch: EnvironmentBatch) -> list[Environments]:
+        fresh = not self._checked
+        batches = super()._checked_batches(batch)
+        y = batches[0].support[1]
+        if fresh and self.phase_weight and self.divergence != "gaussian" and not _describes_classes(y):
+            raise ValueError(
+                f"divergence={self.divergence!r} compares class probabilities, but the targets are neither class "
+                "labels (integers) nor probabilities of classes: this is a regression. Choose divergence='gaussian', "
+                "or phase_weight=0."
+            )
+        return batches
+
+    # -- logging ------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: EnvironmentBatch, batch_idx: int) -> Tensor:
+        """Logs ``train/loss`` and its terms."""
+        self.pieces(self._checked_batches(batch))  # runs the objective once, the first time, to see what it stores
+        with self._noted() as noted:
+            loss = super().training_step(batch, batch_idx)
+        for name in noted[0]:
+            values = torch.cat([terms[name] for terms in noted])
+            self.log(f"train/{name}_loss", values.mean(), batch_size=len(values))
+        return loss
+
+    @contextmanager
+    def _noted(self) -> Iterator[list[dict[str, Tensor]]]:
+        """The terms of every objective that is computed meanwhile."""
+        noted: list[dict[str, Tensor]] = []
+        self._terms = noted
+        try:
+            yield noted
+        finally:
+            self._terms = None
+
+
+def _describes_classes(y: Tensor) -> bool:
+    """Whether targets (E, K, ...) are integers, or probabilities that sum to 1 over the classes of axis 2."""
+    if not y.is_floating_point():
+        return True
+    return y.ndim > 2 and bool((y >= 0).all()) and bool(((y.sum(2) - 1).abs() < 1e-3).all())
