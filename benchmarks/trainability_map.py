@@ -1,0 +1,82 @@
+"""Time of the sinusoid trainability map: 30 × 30 cells, 500 iterations, 100 environments, one core.
+
+    python benchmarks/trainability_map.py                  # a random subset of cells, extrapolated
+    python benchmarks/trainability_map.py --full           # every cell, nothing extrapolated
+
+Cells that diverge stop early, so a map costs much less than cells × iterations. The subset is drawn over the whole
+grid; the standard error of its mean is that of the extrapolation. The line at α = 0 comes on top and is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import harness
+import torch
+from torch import nn
+
+from lightning_gp.allocator import keep_freed_memory
+from lightning_gp.datamodules import SinusoidDataModule
+from lightning_gp.modules import MAML
+from lightning_gp.networks import SinusoidMLP
+from lightning_gp.trainability import BatchStream, CellTrainer, parse_rates
+
+ITERATIONS = 500
+TARGET_MINUTES = {"eager": 16.0, "compiled": 9.0}
+
+
+def measure(form: str, cells: list[tuple[float, float]], total: int, clock: Any) -> dict[str, Any]:
+    torch.manual_seed(0)
+    start = clock()
+    module = MAML(SinusoidMLP(), criterion=nn.functional.mse_loss, compile=form == "compiled")
+    train = CellTrainer(module, BatchStream(SinusoidDataModule(environments_per_batch=100)))
+    list(train.stream.first(ITERATIONS + 1))
+    train(1e-3, 1e-2, 2)
+    start_up = clock() - start
+    seconds, steps = [], []
+    for alpha, beta in cells:
+        start = clock()
+        steps.append(train(alpha, beta, ITERATIONS).iterations)
+        seconds.append(clock() - start)
+    estimate = (start_up + total * statistics.fmean(seconds)) / 60
+    error = 0.0 if len(cells) == total else total * statistics.stdev(seconds) / len(cells) ** 0.5 / 60
+    return {
+        "cells_measured": len(cells),
+        "minutes": round(estimate, 2),
+        "standard_error_minutes": round(error, 2),
+        "target_minutes": TARGET_MINUTES[form],
+        "start_up_s": round(start_up, 1),
+        "ms_per_step": round(1e3 * sum(seconds) / max(1, sum(steps)), 3),
+        "share_of_steps_computed": round(sum(steps) / (ITERATIONS * len(cells)), 3),
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--forms", nargs="+", choices=list(TARGET_MINUTES), default=list(TARGET_MINUTES))
+    parser.add_argument("--cells", type=int, default=45, help="random cells to measure (default: %(default)s)")
+    parser.add_argument("--full", action="store_true", help="measure all 900")
+    parser.add_argument("--cpu-time", action="store_true", help="CPU time instead of wall time, for a busy machine")
+    parser.add_argument("--output", type=Path, default=harness.RESULTS / "trainability_map.json")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    grid = [(a, b) for a in parse_rates("1e-4:9e-1:30") for b in parse_rates("1e-2:9e0:30")]
+    cells = grid if options.full else random.Random(0).sample(grid, options.cells)
+    results = {form: measure(form, cells, len(grid), clock) for form in options.forms}
+    rows = [[form, *(str(value) for value in result.values())] for form, result in results.items()]
+    header = ["", *next(iter(results.values()))]
+    harness.print_table("Sinusoid map, 30 × 30 cells, 500 iterations, 100 environments", header, rows)
+    harness.write_json(options.output, {"machine": harness.machine(), "clock": clock.__name__, "forms": results})
+
+
+if __name__ == "__main__":
+    main()
