@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from lightning_gp import Environments
 from lightning_gp.datamodules.colored_mnist import ColoredMNISTDataModule
-from lightning_gp.modules.base import ERM
+from lightning_gp.modules.erm import ERM
 from lightning_gp.modules.irm import IRMv1
 from lightning_gp.networks.colored_mnist import ColoredMNISTMLP
 

@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = lazy(
     {
         "ANIL": "modules.maml",
         "BOIL": "modules.maml",
-        "ERM": "modules.base",
+        "ERM": "modules.erm",
         "EnvironmentModule": "modules.base",
         "Environments": "environments",
         "FOMAML": "modules.maml",

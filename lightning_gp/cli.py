@@ -18,6 +18,8 @@ lightning-gp: gradient-based multi-environment learning (MAML, IRM, gradient pen
   lightning-gp data check --config FILE.yaml       classes and images of each split, the cache, broken files
   lightning-gp data show  --config FILE.yaml       draw an episode (--output episode.png)
   lightning-gp tune     --config FILE.yaml         suggest inner and outer rate from short trainings, with a picture
+  lightning-gp map      --config FILE.yaml         loss over a grid of inner and outer rates; map merge, map plot
+  lightning-gp reproduce lin|sin|omn|cmn|adam      the papers' maps of where training diverges (--quick: minutes)
   lightning-gp reproduce colored-mnist             IRM, ERM and the oracle on colored MNIST (hours; resumes)
   lightning-gp reproduce gradient-norms omniglot   cosine and norm of gradients, MAML against no inner loop
   lightning-gp dashboard --entity E --project P    build a Weights & Biases workspace (--dry-run prints it)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gp.commands.training import lightning_cli
-from lightning_gp.trainability.grid import parse_rates
+from lightning_gp.trainability.grid import parse_rates, parse_shard
 from lightning_gp.trainability.map import TrainabilityMap
 from lightning_gp.trainability.plot import KINDS, plot_map, save_figure
 from lightning_gp.trainability.result import TrainabilityResult
@@ -106,18 +106,6 @@ def _spelled(words: Sequence[str]) -> list[str]:
 def _names_logger(config: Any) -> bool:
     logger = config.trainer.logger
     return logger is not None and not isinstance(logger, bool)
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """``"2/3"`` → (2, 3).
-
-    Raises:
-        ValueError: if it is not of that form.
-    """
-    index, _, shards = text.partition("/")
-    if not (index.isdecimal() and shards.isdecimal()):
-        raise ValueError(f"shard={text!r} must have the form i/n, such as 1/4.")
-    return int(index), int(shards)
 
 
 def _merge(words: Sequence[str]) -> None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_gp.commands.map import parse_shard
 from lightning_gp.files import replacing
+from lightning_gp.trainability.grid import parse_shard
 from lightning_gp.trainability.map import TrainabilityMap
 from lightning_gp.trainability.plot import canvas, draw_map, save_figure
 from lightning_gp.trainability.result import Criterion, TrainabilityResult

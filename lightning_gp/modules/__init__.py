@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy(
     {
         "ANIL": "maml",
         "BOIL": "maml",
-        "ERM": "base",
+        "ERM": "erm",
         "EnvironmentModule": "base",
         "FOMAML": "maml",
         "GradientPenalty": "gradient_penalty",

@@ -243,10 +243,3 @@ class EnvironmentModule(LightningModule):
             check_batch(self, batches[0])
             self._checked = True
         return batches
-
-
-class ERM(EnvironmentModule):
-    """Empirical risk minimisation over all environments, mean_τ L_τ(θ): the baseline of both MAML and IRM [T21].
-
-    It is MAML with inner rate 0 and IRMv1 with penalty weight 0. Arguments as for ``EnvironmentModule``.
-    """

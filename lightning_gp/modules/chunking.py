@@ -8,8 +8,7 @@ The rule of ``vectorize="auto"``, from the figures of ``benchmarks/``:
    environment of the first batch.
 
 One environment at a time on the CPU, images are laid out channels last, which two-dimensional convolutions compute 1.1
-to
-1.5 times as fast, second derivatives included; whatever follows them keeps the layout.
+to 1.5 times as fast, second derivatives included; whatever follows them keeps the layout.
 
 ``True`` forces all at once, ``False`` one at a time, a number that many. The result is the same up to rounding.
 """

@@ -109,3 +109,15 @@ def check_rates(name: str, rates: Sequence[float]) -> tuple[float, ...]:
 def _check_range(low: float, high: float) -> None:
     if not 0 < low < high < math.inf:
         raise ValueError(f"The range {low:g}:{high:g} must have 0 < low < high.")
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``"2/3"`` → (2, 3).
+
+    Raises:
+        ValueError: if it is not of that form.
+    """
+    index, _, shards = text.partition("/")
+    if not (index.isdecimal() and shards.isdecimal()):
+        raise ValueError(f"shard={text!r} must have the form i/n, such as 1/4.")
+    return int(index), int(shards)

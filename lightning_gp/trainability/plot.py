@@ -86,9 +86,9 @@ def draw_map(
     from matplotlib.colors import LogNorm
 
     losses = np.where(result.diverged > 0, np.nan, result.losses)
-    positive = losses[np.isfinite(losses) & (losses > 0)]
-    logarithmic = bool(positive.size) and positive.size == np.isfinite(losses).sum()
-    norm = LogNorm(*limits(positive)) if logarithmic else None
+    positive = losses[losses > 0]
+    logarithmic = bool(positive.size) and not (losses < 0).any()  # a negative penalty can make a loss negative
+    norm = LogNorm(*limits(positive), clip=True) if logarithmic else None
     horizontal, vertical = edges(result.inner_lrs), edges(result.outer_lrs)
     mesh = axes.pcolormesh(horizontal, vertical, losses.T, norm=norm, cmap="viridis")
     axes.figure.colorbar(mesh, ax=axes, label="loss after training")
@@ -150,7 +150,7 @@ def edges(centres: Array) -> Array:
 
 
 def limits(losses: Array) -> tuple[float, float]:
-    """Ends of the colour scale: all losses, but at most six decades below the median and two above it."""
-    middle = float(np.median(losses))
-    low, high = max(float(losses.min()), middle * 1e-6), min(float(losses.max()), middle * 1e2)
+    """Ends of the colour scale for positive losses: up to the 95th percentile, and at most eight decades down."""
+    high = float(np.quantile(losses, 0.95))
+    low = max(float(losses.min()), high * 1e-8)
     return (low, high) if low < high else (low, low * 1.01)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lightning_gp.datamodules.example_environments import ExampleEnvironments
 from lightning_gp.environments import Environments
-from lightning_gp.modules.base import ERM
+from lightning_gp.modules.erm import ERM
 from lightning_gp.modules.irm import IRMv1, REx
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -203,6 +203,15 @@ def test_validation_reports_each_environment_by_name(tmp_path, eval_batch_size):
         torch.testing.assert_close(logged[name].double(), value.double(), rtol=1e-6, atol=1e-9, msg=name)
     assert not any("far" in name for name in logged)
     assert set(runner.test(module, data(), verbose=False)[0]) >= {"test/accuracy/far", "test/worst_accuracy"}
+
+
+def test_the_erm_baseline_reports_as_irm_of_weight_0_does(tmp_path):
+    results = []
+    for module in (ERM(network(), criterion=BINARY), IRMv1(network(), penalty_weight=0.0, criterion=BINARY)):
+        results.append(trainer(tmp_path).validate(module, data(eval_batch_size=3), verbose=False)[0])
+    assert "val/accuracy/small" in results[0]
+    for name, value in results[0].items():
+        assert value == pytest.approx(results[1][name], rel=1e-6), name
 
 
 def test_trainer_steps_equal_a_hand_written_loop(tmp_path):
