@@ -79,8 +79,11 @@ def write_table(name: str, options: argparse.Namespace, findings: Sequence[Findi
     """Prints what was found against what the paper says, and writes both as ``<output>/<name>.json``."""
     table = [{"paper": row.paper, "found": row.found, "agrees": row.agrees} for row in findings]
     path = options.output / f"{file_name(name, options)}.json"
+    # Where and on how many processes it was computed does not change the numbers.
+    chosen = [f"--{key}" for key in ("quick", "compile") if getattr(options, key, False)]
+    summary = {"command": " ".join(["lightning-gp reproduce", name, *chosen]), "findings": table, **numbers}
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"findings": table, **numbers}, indent=2, ensure_ascii=False) + "\n")
+        temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     for row in findings:
         print(f"paper: {row.paper}\nfound: {row.found} [{'agrees' if row.agrees else 'DIFFERS'}]", flush=True)
     print(f"Table: {path}", flush=True)
