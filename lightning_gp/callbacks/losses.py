@@ -52,7 +52,7 @@ class ModuleLoss:
 
     def losses(self, parameters: Parameters, piece: Any, split: str = "query") -> Tensor:
         """One loss per environment (E,), or a scalar ()."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define losses(parameters, piece, split).")
 
     def objectives(self, parameters: Parameters, piece: Any) -> Tensor:
         """What training minimises, shaped as ``losses``."""

@@ -30,21 +30,20 @@ class BenchmarkDataModule(ImageClassDataModule):
     Extension points, beside those of :class:`ImageClassDataModule`:
 
     1. ``title``, ``instructions``: for messages; what to get from where and where to put it.
-    2. ``classes``: set in ``__init__``; class names of each split. Subclasses override ``class_splits`` if the names
-       differ from those of the source.
+    2. ``split_list``: the file ``splits/<split_list>.json`` with the class names of each split; or
+       ``official_classes()``, if there is more to it. ``class_splits`` if the names differ from those of the source.
     3. ``images_per_class`` or ``total_images``, if the data set has a known number of them.
     4. ``locate()``: the images, or None if there are none at all.
     5. ``archive``, ``folder``, ``remote()`` (optional): an archive that holds ``folder``, and where it can be fetched.
 
     Args:
-        classes: class names of each split.
         root: folder of the data.
         ways: N, classes per episode.
         shots: K, support images per class.
         queries: Q, query images per class.
         environments_per_batch: E, over all devices.
         image_size: side in pixels.
-        download: whether what is missing may be fetched.
+        download: whether what is missing may be fetched, if anybody hands it out.
         kwargs: see :class:`ImageClassDataModule`.
 
     Raises:
@@ -54,6 +53,7 @@ class BenchmarkDataModule(ImageClassDataModule):
 
     title = ""
     instructions = ""
+    split_list = ""
     images_per_class: int | None = None
     total_images: int | None = None
     archive: str | None = None
@@ -61,7 +61,6 @@ class BenchmarkDataModule(ImageClassDataModule):
 
     def __init__(
         self,
-        classes: Mapping[str, Sequence[str]],
         root: str | os.PathLike[str] = "data",
         ways: int = 5,
         shots: int = 1,
@@ -72,7 +71,7 @@ class BenchmarkDataModule(ImageClassDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(root, ways, shots, queries, environments_per_batch, image_size, **kwargs)
-        self.classes = {split: list(names) for split, names in classes.items()}
+        self.classes = self.official_classes()
         self.download = download
         self._located: ImageSource | None = None
         for split, names in self.classes.items():
@@ -81,6 +80,11 @@ class BenchmarkDataModule(ImageClassDataModule):
                     f"ways={ways}, but the {split} split of {self.title} has {len(names)} classes; "
                     f"choose ways <= {len(names)}."
                 )
+
+    def official_classes(self) -> dict[str, list[str]]:
+        """Class names of each split, as published."""
+        classes: dict[str, list[str]] = shipped_list(self.split_list)
+        return classes
 
     def locate(self) -> ImageSource | None:
         """The images, or None if there is no trace of the data set in ``root``."""

@@ -32,19 +32,12 @@ class StanfordCarsDataModule(BenchmarkDataModule):
     in ``devkit``. This is torchvision's layout. Or else ``car_ims/000001.jpg`` … with ``cars_annos.mat``.
 
     Args:
-        root: folder of the data.
-        ways: N, classes per episode.
-        shots: K, support images per class.
-        queries: Q, query images per class.
-        environments_per_batch: E, over all devices.
+        args: see :class:`~lightning_gp.datamodules.benchmark.BenchmarkDataModule`.
         images: ``"all"``, or ``"train"`` for the 8,144 in ``cars_train``, whose labels are in the devkit itself.
-        image_size: side in pixels.
-        download: nothing can be downloaded: the authors' site is gone.
-        kwargs: see :class:`ImageClassDataModule`.
+        kwargs: see ``BenchmarkDataModule``. ``download=True`` is refused: the authors' site is gone.
 
     Raises:
-        ValueError: if an argument is out of range, or the data are incomplete; the message names what is missing.
-        FileNotFoundError: if there are no data; the message says where to get them.
+        ValueError, FileNotFoundError: as ``BenchmarkDataModule``; ValueError if ``images`` is neither.
     """
 
     cache_name = "stanford-cars"
@@ -56,25 +49,17 @@ class StanfordCarsDataModule(BenchmarkDataModule):
         "and that file, into root/stanford_cars."
     )
 
-    def __init__(
-        self,
-        root: str | os.PathLike[str] = "data",
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        environments_per_batch: int = 4,
-        images: str = "all",
-        image_size: int = 84,
-        download: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, images: str = "all", **kwargs: Any) -> None:
         if images not in _TOTAL:
             raise ValueError(f"images={images!r} is unknown; use 'all' or 'train'.")
-        numbers = shipped_list("stanford_cars")
-        classes = {split: [f"{number:03d}" for number in members] for split, members in numbers.items()}
-        super().__init__(classes, root, ways, shots, queries, environments_per_batch, image_size, download, **kwargs)
         self.which = images
         self.total_images = _TOTAL[images]
+        super().__init__(*args, **kwargs)
+
+    def official_classes(self) -> dict[str, list[str]]:
+        """The numbers that the class names begin with."""
+        numbers: dict[str, list[int]] = shipped_list("stanford_cars")
+        return {split: [f"{number:03d}" for number in members] for split, members in numbers.items()}
 
     def locate(self) -> ImageSource | None:
         """The images that the label files name."""

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gp.datamodules.benchmark import BenchmarkDataModule, Check, shipped_list
+from lightning_gp.datamodules.benchmark import BenchmarkDataModule, Check
 from lightning_gp.datamodules.image_source import ImageSource, file_stamp
 from lightning_gp.datamodules.pickled_images import text, with_text_keys
 from lightning_gp.datamodules.safe_pickle import load_plain
@@ -32,18 +31,13 @@ class CIFARFSDataModule(BenchmarkDataModule):
     ``root/cifar-100-python.tar.gz``, which is unpacked.
 
     Args:
-        root: folder of the data.
-        ways: N, classes per episode.
-        shots: K, support images per class.
-        queries: Q, query images per class.
-        environments_per_batch: E, over all devices.
+        args: see :class:`~lightning_gp.datamodules.benchmark.BenchmarkDataModule`.
         image_size: side in pixels; the images have 32.
-        download: whether the archive (170 MB) may be fetched from where torchvision gets it; its checksum is verified.
-        kwargs: see :class:`ImageClassDataModule`.
+        kwargs: see ``BenchmarkDataModule``. ``download=True`` fetches the archive (170 MB) from where torchvision gets
+            it; its checksum is verified.
 
     Raises:
-        ValueError: if an argument is out of range, or the data are incomplete; the message names what is missing.
-        FileNotFoundError: if there are no data; the message says where to get them.
+        ValueError, FileNotFoundError: as ``BenchmarkDataModule``.
     """
 
     cache_name = "cifar-100"
@@ -57,19 +51,8 @@ class CIFARFSDataModule(BenchmarkDataModule):
     folder = _FOLDER
     split_list = "cifar_fs"
 
-    def __init__(
-        self,
-        root: str | os.PathLike[str] = "data",
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        environments_per_batch: int = 4,
-        image_size: int = 32,
-        download: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        classes = shipped_list(self.split_list)
-        super().__init__(classes, root, ways, shots, queries, environments_per_batch, image_size, download, **kwargs)
+    def __init__(self, *args: Any, image_size: int = 32, **kwargs: Any) -> None:
+        super().__init__(*args, image_size=image_size, **kwargs)  # type: ignore[misc]  # it is no positional one here
 
     def remote(self) -> tuple[str, str]:
         """As in torchvision."""

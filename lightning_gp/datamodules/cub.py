@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from lightning_gp.datamodules.benchmark import BenchmarkDataModule, shipped_list
@@ -24,20 +23,14 @@ class CUBDataModule(BenchmarkDataModule):
     ``root/CUB_200_2011`` is unpacked.
 
     Args:
-        root: folder of the data.
-        ways: N, classes per episode.
-        shots: K, support images per class.
-        queries: Q, query images per class.
-        environments_per_batch: E, over all devices.
+        args: see :class:`~lightning_gp.datamodules.benchmark.BenchmarkDataModule`.
         split: ``"chen2019"`` (100/50/50 classes [C19]); ``"easyfsl"`` (140/30/30) and ``"dn4"`` (130/20/50) are those
             of the code bases of these names.
-        image_size: side in pixels.
-        download: whether the archive (1.1 GB) may be fetched from data.caltech.edu; its checksum is verified.
-        kwargs: see :class:`ImageClassDataModule`.
+        kwargs: see ``BenchmarkDataModule``. ``download=True`` fetches the archive (1.1 GB) from data.caltech.edu; its
+            checksum is verified.
 
     Raises:
-        ValueError: if an argument is out of range, or the data are incomplete; the message names what is missing.
-        FileNotFoundError: if there are no data; the message says where to get them.
+        ValueError, FileNotFoundError: as ``BenchmarkDataModule``; ValueError if there is no such split.
     """
 
     cache_name = "cub"
@@ -50,22 +43,15 @@ class CUBDataModule(BenchmarkDataModule):
     archive = "CUB_200_2011.tgz"
     folder = "CUB_200_2011"
 
-    def __init__(
-        self,
-        root: str | os.PathLike[str] = "data",
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        environments_per_batch: int = 4,
-        split: str = "chen2019",
-        image_size: int = 84,
-        download: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, split: str = "chen2019", **kwargs: Any) -> None:
         if split not in SPLITS:
             raise ValueError(f"split={split!r} is unknown; use one of {', '.join(map(repr, SPLITS))}.")
-        classes = cub_classes(split)
-        super().__init__(classes, root, ways, shots, queries, environments_per_batch, image_size, download, **kwargs)
+        self.split = split
+        super().__init__(*args, **kwargs)
+
+    def official_classes(self) -> dict[str, list[str]]:
+        """Of the chosen split."""
+        return cub_classes(self.split)
 
     def remote(self) -> tuple[str, str]:
         """Caltech's archive of research data."""

@@ -42,7 +42,7 @@ class EpisodeDataset(Dataset[Environments]):
 
     def draw(self, indices: NDArray[np.int64]) -> Environments:
         """The episodes ``indices`` (E,), stacked. To be written by subclasses with :meth:`uniforms` as randomness."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define draw(indices).")
 
     def uniforms(self, indices: NDArray[np.int64], count: int) -> NDArray[np.float64]:
         """(E, count) numbers in [0, 1) that depend on (seed, split, index) alone."""

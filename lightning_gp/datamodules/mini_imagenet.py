@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from lightning_gp.datamodules.benchmark import BenchmarkDataModule, shipped_list
+from lightning_gp.datamodules.benchmark import BenchmarkDataModule
 from lightning_gp.datamodules.class_tree import ImageFile, scan_folder
 from lightning_gp.datamodules.episodes import SPLITS
 from lightning_gp.datamodules.image_source import FileSource, ImageSource
@@ -39,22 +37,12 @@ class MiniImageNetDataModule(BenchmarkDataModule):
     among those of its class in ILSVRC 2012, in order of their numbers there. Without lists the first 600 in that order
     are taken, with a warning: not the published choice, so get the lists to compare with published results.
 
-    Args:
-        root: folder of the data.
-        ways: N, classes per episode.
-        shots: K, support images per class.
-        queries: Q, query images per class.
-        environments_per_batch: E, over all devices.
-        image_size: side in pixels.
-        download: there is nothing that may be downloaded: the images belong to ImageNet.
-        kwargs: see :class:`ImageClassDataModule`.
-
-    Raises:
-        ValueError: if an argument is out of range, or the data are incomplete; the message names what is missing.
-        FileNotFoundError: if there are no data; the message says where to get them.
+    Arguments and errors: see :class:`~lightning_gp.datamodules.benchmark.BenchmarkDataModule`. ``download=True`` is
+    refused, for the images belong to ImageNet.
     """
 
     cache_name = "mini-imagenet"
+    split_list = "mini_imagenet"
     title = "mini-ImageNet"
     instructions = (
         "Its images may only be had from ImageNet: register at https://image-net.org, get ILSVRC2012_img_train.tar "
@@ -64,20 +52,6 @@ class MiniImageNetDataModule(BenchmarkDataModule):
         "val and test of class folders, into root."
     )
     images_per_class: int = 600
-
-    def __init__(
-        self,
-        root: str | os.PathLike[str] = "data",
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        environments_per_batch: int = 4,
-        image_size: int = 84,
-        download: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        classes = shipped_list("mini_imagenet")
-        super().__init__(classes, root, ways, shots, queries, environments_per_batch, image_size, download, **kwargs)
 
     def locate(self) -> ImageSource | None:
         """The pickles or else the image files."""

@@ -76,7 +76,7 @@ class RegressionEpisodes(EpisodeDataset):
 
     def function(self, x: NDArray[np.float64], parameters: NDArray[np.float64]) -> NDArray[np.float64]:
         """f: ``x`` (E, K), ``parameters`` (E, P) → (E, K)."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define function(x, parameters).")
 
     def draw(self, indices: NDArray[np.int64]) -> Environments:
         """Support x, y of shape (E, K, 1), query x, y of shape (E, Q, 1)."""

@@ -8,12 +8,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from lightning_gp.datamodules.benchmark import BenchmarkDataModule, Check, shipped_list
+from lightning_gp.datamodules.benchmark import BenchmarkDataModule, Check
 from lightning_gp.datamodules.class_tree import scan_folder
 from lightning_gp.datamodules.episodes import SPLITS
 from lightning_gp.datamodules.image_source import FileSource, ImageSource
@@ -33,22 +31,12 @@ class TieredImageNetDataModule(BenchmarkDataModule):
     3. The ILSVRC 2012 training images, ``train/<n01530575 …>/*.JPEG``, also below ``ILSVRC/Data/CLS-LOC``: all images
        of these classes.
 
-    Args:
-        root: folder of the data.
-        ways: N, classes per episode.
-        shots: K, support images per class.
-        queries: Q, query images per class.
-        environments_per_batch: E, over all devices.
-        image_size: side in pixels.
-        download: there is nothing that may be downloaded: the images belong to ImageNet.
-        kwargs: see :class:`ImageClassDataModule`.
-
-    Raises:
-        ValueError: if an argument is out of range, or the data are incomplete; the message names what is missing.
-        FileNotFoundError: if there are no data; the message says where to get them.
+    Arguments and errors: see :class:`~lightning_gp.datamodules.benchmark.BenchmarkDataModule`. ``download=True`` is
+    refused, for the images belong to ImageNet.
     """
 
     cache_name = "tiered-imagenet"
+    split_list = "tiered_imagenet"
     title = "tieredImageNet"
     instructions = (
         "Its images may only be had from ImageNet: register at https://image-net.org, get ILSVRC2012_img_train.tar "
@@ -58,20 +46,6 @@ class TieredImageNetDataModule(BenchmarkDataModule):
         "root."
     )
     total_images = 779_165
-
-    def __init__(
-        self,
-        root: str | os.PathLike[str] = "data",
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        environments_per_batch: int = 4,
-        image_size: int = 84,
-        download: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        classes = shipped_list("tiered_imagenet")
-        super().__init__(classes, root, ways, shots, queries, environments_per_batch, image_size, download, **kwargs)
 
     def locate(self) -> ImageSource | None:
         """The pickles or else the image files."""

@@ -37,6 +37,7 @@ from lightning_gp.modules.lil import LIL
 from lightning_gp.modules.maml import MAML
 from lightning_gp.networks.conv4 import Conv4
 from lightning_gp.plots import require_matplotlib
+from lightning_gp.trainability.grid import parse_shard
 
 ALGORITHMS = ("maml", "lil")
 
@@ -191,14 +192,8 @@ def planned(algorithms: Sequence[str], seeds: Sequence[int], shard: str | None =
         for index, seed in enumerate(seeds)
         for algorithm in (algorithms if index % 2 == 0 else list(reversed(algorithms)))
     ]
-    if shard is None:
-        return runs
-    own, _, of = shard.partition("/")
-    if not (own.isdecimal() and of.isdecimal() and 1 <= int(own) <= int(of)):
-        raise ValueError(
-            f"shard={shard!r} must be i/n with 1 <= i <= n, such as 1/2 in one process and 2/2 in another."
-        )
-    return runs[int(own) - 1 :: int(of)]
+    index, shards = (1, 1) if shard is None else parse_shard(shard)
+    return runs[index - 1 :: shards]
 
 
 def lil_curves(

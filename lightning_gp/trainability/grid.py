@@ -115,9 +115,9 @@ def parse_shard(text: str) -> tuple[int, int]:
     """``"2/3"`` → (2, 3).
 
     Raises:
-        ValueError: if it is not of that form.
+        ValueError: if it is not of that form, or not a share from 1 to n.
     """
     index, _, shards = text.partition("/")
-    if not (index.isdecimal() and shards.isdecimal()):
-        raise ValueError(f"shard={text!r} must have the form i/n, such as 1/4.")
+    if not (index.isdecimal() and shards.isdecimal() and 1 <= int(index) <= int(shards)):
+        raise ValueError(f"shard={text!r} must be i/n with 1 <= i <= n, such as 1/4.")
     return int(index), int(shards)

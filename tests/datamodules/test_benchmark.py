@@ -58,3 +58,11 @@ def test_completeness():
     ]:
         with pytest.raises(ValueError, match=message):
             check_complete("X", *arguments)
+
+
+@pytest.mark.parametrize("name", ["MiniImageNet", "TieredImageNet", "CUB", "StanfordCars", "CIFARFS", "FC100"])
+def test_hyperparameters_are_the_arguments_and_no_class_lists(name):
+    data = getattr(datamodules, f"{name}DataModule")("unused", 3, shots=2)
+    assert (data.hparams.root, data.hparams.ways, data.hparams.shots) == ("unused", 3, 2)
+    assert data.hparams.image_size == data.image_size
+    assert "classes" not in data.hparams

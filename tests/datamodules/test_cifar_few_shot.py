@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR100
 
-from lightning_gp.datamodules import CIFARFSDataModule, FC100DataModule, cifar_few_shot
+from lightning_gp.datamodules import CIFARFSDataModule, FC100DataModule
+from lightning_gp.datamodules.benchmark import shipped_list
 from tests.datamodules.benchmark_cases import small
 
-CLASSES = sorted(name for names in cifar_few_shot.shipped_list("cifar_fs").values() for name in names)
+CLASSES = sorted(name for names in shipped_list("cifar_fs").values() for name in names)
 KINDS = pytest.mark.parametrize("kind", [CIFARFSDataModule, FC100DataModule])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_gp.datamodules import MiniImageNetDataModule, mini_imagenet
+from lightning_gp.datamodules import MiniImageNetDataModule, benchmark
 from tests.datamodules.benchmark_cases import assert_no_leaks, contents, small
 from tests.datamodules.image_cases import colour, write_image
 
@@ -25,7 +25,7 @@ PLACES = {0: 1, 4: 2, 2: 3, 1: 4, 3: 5}
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(mini_imagenet, "shipped_list", lambda name: LISTS)
+    monkeypatch.setattr(benchmark, "shipped_list", lambda name: LISTS)
     monkeypatch.setattr(MiniImageNetDataModule, "images_per_class", len(TAKEN))
     monkeypatch.delenv("LIGHTNING_GP_CACHE", raising=False)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_gp.datamodules import TieredImageNetDataModule, tiered_imagenet
+from lightning_gp.datamodules import TieredImageNetDataModule, benchmark, tiered_imagenet
 from tests.datamodules.benchmark_cases import assert_no_leaks, contents, images_of, small
 from tests.datamodules.image_cases import colour, write_image
 
@@ -23,7 +23,7 @@ IMAGES = {name: 2 + i % 3 for i, name in enumerate(NAMES)}  # classes differ in 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr(tiered_imagenet, "shipped_list", lambda name: LISTS)
+    monkeypatch.setattr(benchmark, "shipped_list", lambda name: LISTS)
     monkeypatch.setattr(TieredImageNetDataModule, "total_images", sum(IMAGES.values()))
     monkeypatch.delenv("LIGHTNING_GP_CACHE", raising=False)
 
