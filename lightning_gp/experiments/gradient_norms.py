@@ -136,8 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     maml.add_argument("--root", default="data", help="folder of the Omniglot data (default: %(default)s)")
     maml.add_argument("--iterations", type=int, default=1500, help="of each run (default: %(default)s)")
     maml.add_argument("--seed", type=int, default=0, help="of weights and episodes (default: %(default)s)")
-    both = commands.add_parser("signs", help="MAML beside positive penalties, a few minutes")
+    both = commands.add_parser("signs", help="MAML beside positive penalties, some 40 minutes on one core")
     both.add_argument("--root", default="data", help="folder that holds MNIST/raw (default: %(default)s)")
+    both.add_argument("--omniglot-root", default="data", help="folder of the Omniglot data (default: %(default)s)")
     both.add_argument("--iterations", type=int, default=Signs.iterations, help="of each run (default: %(default)s)")
     both.add_argument("--seeds", type=int, default=Signs.seeds, help="runs per point (default: %(default)s)")
     both.add_argument("--examples", type=int, default=Signs.examples, help="per environment (default: %(default)s)")
@@ -149,8 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.pop("figure") == "omniglot":
         omniglot(**options)
         return
-    root, output = options.pop("root"), options.pop("output")
-    signs(root, Signs(**options), output)
+    root, omniglot_root, output = (options.pop(name) for name in ("root", "omniglot_root", "output"))
+    signs(root, Signs(**options), output, omniglot_root)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,17 @@ NAMES = {
     "val": ["Beta/character02", "Beta/character03"],
     "test": ["Gamma/character01", "Gamma/character02"],
 }
-TINY = Signs(iterations=4, every=2, seeds=2, inner_rates=(0.0, 0.01), weights=(0.0, 1.0), environments=3, examples=20)
+TINY = Signs(
+    iterations=4,
+    every=2,
+    seeds=2,
+    inner_rates=(0.0, 0.01),
+    weights=(0.0, 1.0),
+    ways=2,
+    environments=2,
+    channels=4,
+    examples=20,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -120,8 +130,8 @@ def test_both_runs_see_the_same_network_and_episodes(characters, tmp_path):
     np.testing.assert_array_equal(maml, alpha_0)
 
 
-def test_signs(digits, tmp_path):
-    summary = signs(str(digits), TINY, tmp_path / "out")
+def test_signs(digits, characters, tmp_path):
+    summary = signs(str(digits), TINY, tmp_path / "out", str(characters))
     rows = table(tmp_path / "out" / "signs.csv")
     assert len(rows) == 3 * 2 * 2 * 2  # algorithms, coefficients, seeds, measurements
     last = [
@@ -137,9 +147,9 @@ def test_signs(digits, tmp_path):
     assert is_picture(tmp_path / "out" / "signs.png")
 
 
-def test_the_norm_is_that_of_each_environment_after_the_last_step(digits, tmp_path):
+def test_the_norm_is_that_of_each_environment_after_the_last_step(digits, characters, tmp_path):
     settings = replace(TINY, seeds=1)
-    summary = signs(str(digits), settings, tmp_path)
+    summary = signs(str(digits), settings, tmp_path, str(characters))
     pl.seed_everything(0, verbose=False)
     network = ColoredMNISTMLP(settings.hidden)
     pairs = list(ColoredMNISTDataModule(str(digits), examples=settings.examples).environments("train").values())
@@ -158,8 +168,27 @@ def test_the_norm_is_that_of_each_environment_after_the_last_step(digits, tmp_pa
 def test_signs_from_the_command_line(digits, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(gradient_norms, "signs", lambda *arguments: seen.append(arguments))
-    main(["signs", "--root", "data", "--seeds", "2", "--examples", "20", "--output", str(tmp_path)])
-    assert seen == [("data", Signs(seeds=2, examples=20), tmp_path)]
+    main(
+        [
+            "signs",
+            "--root",
+            "mnist",
+            "--omniglot-root",
+            "omniglot",
+            "--seeds",
+            "2",
+            "--examples",
+            "20",
+            "--output",
+            str(tmp_path),
+        ]
+    )
+    assert seen == [("mnist", Signs(seeds=2, examples=20), tmp_path, "omniglot")]
+
+
+def test_missing_omniglot_shows_before_the_first_curve(digits, tmp_path):
+    with pytest.raises(FileNotFoundError, match="No Omniglot"):
+        signs(str(digits), TINY, tmp_path / "out", str(tmp_path))
 
 
 def test_bad_input(tmp_path):
