@@ -89,16 +89,35 @@ def approximation(trajectory: Trajectory, length: Tensor | None = None) -> Param
     Returns:
         Tensors (E, *shape), the adapted parameters only; θ_0 where the first step is 0, as it is where g_0 = 0.
     """
-    start, first = trajectory.parameters[0], difference(trajectory.parameters[1], trajectory.parameters[0])
     if trajectory.steps == 1:
         return trajectory.parameters[1]
-    norm = norm_per_environment(first)
+    total = trajectory.path_length if length is None else length
+    return stretched(trajectory.parameters[0], trajectory.parameters[1], total)
+
+
+def stretched(start: Parameters, end: Parameters, length: Tensor) -> Parameters:
+    """The point start + ℓ (end − start)/‖end − start‖ in each environment; start where both are equal.
+
+    Args:
+        start: tensors (E, *shape).
+        end: likewise.
+        length: ℓ, (E,).
+
+    Returns:
+        Tensors (E, *shape).
+
+    Example:
+        >>> start, end = {"w": torch.zeros(1, 2)}, {"w": torch.tensor([[0.0, 2.0]])}
+        >>> stretched(start, end, torch.tensor([3.0]))["w"]
+        tensor([[0., 3.]])
+    """
+    step = difference(end, start)
+    norm = norm_per_environment(step)
     moving = norm > 0
     # Both branches of `where` are differentiated, hence the 1 in the denominator of the one that is not taken.
-    total = trajectory.path_length if length is None else length
-    factor = torch.where(moving, total / torch.where(moving, norm, 1.0), 0.0)
+    factor = torch.where(moving, length / torch.where(moving, norm, 1.0), 0.0)
     return {
-        name: torch.addcmul(value, factor.reshape(-1, *[1] * (value.ndim - 1)), first[name])
+        name: torch.addcmul(value, factor.reshape(-1, *[1] * (value.ndim - 1)), step[name])
         for name, value in start.items()
     }
 
@@ -136,13 +155,11 @@ def output_divergence(
 ) -> Tensor:
     """How far the outputs at θ̂ are from those at θ_S, the mean over examples, in each environment.
 
-    ===============  ===============================================  ===============================================
-    ``divergence``   definition                                       for
-    ===============  ===============================================  ===============================================
-    ``"kl"``         KL( s(f(x|θ_S)) ‖ s(f(x|θ̂)) ), s the softmax     classification [L22, Eq. 7]
-    ``"reverse_kl"`` KL( s(f(x|θ̂)) ‖ s(f(x|θ_S)) )                    classification
-    ``"gaussian"``   ½ ‖f(x|θ_S) − f(x|θ̂)‖²                           regression: the KL of Gaussians of variance 1
-    ===============  ===============================================  ===============================================
+    | ``divergence`` | definition | for |
+    |---|---|---|
+    | ``"kl"`` | KL( s(f(x|θ_S)) ‖ s(f(x|θ̂)) ), s the softmax | classification [L22, Eq. 7] |
+    | ``"reverse_kl"`` | KL( s(f(x|θ̂)) ‖ s(f(x|θ_S)) ) | classification |
+    | ``"gaussian"`` | ½ ‖f(x|θ_S) − f(x|θ̂)‖² | regression: the KL of Gaussians of variance 1 |
 
     Args:
         adapted: f(x|θ_S), (E, Q, C, ...); further axes count as examples, except for ``"gaussian"``.

@@ -18,11 +18,9 @@ from lightning_gp.functional.adaptation import (
     Parameters,
     Trajectory,
     adapt,
-    difference,
-    norm_per_environment,
     over_environments,
 )
-from lightning_gp.functional.linearity import output_divergence
+from lightning_gp.functional.linearity import output_divergence, stretched
 from lightning_gp.modules.collapse import output_variance, prototype_accuracy
 from lightning_gp.modules.inner_rates import InnerLR
 from lightning_gp.modules.lil import REGRESSION, REGRESSION_MODULES
@@ -195,22 +193,6 @@ class LILPretraining(MAML):
         if self.on_collapse == "error":
             raise RuntimeError(message)
         warnings.warn(message, stacklevel=2)
-
-
-def stretched(start: Parameters, end: Parameters, length: Tensor) -> Parameters:
-    """The point start + ℓ (end − start)/‖end − start‖ in each environment; start where both are equal.
-
-    Args:
-        start: tensors (E, *shape).
-        end: likewise.
-        length: ℓ, (E,).
-    """
-    step = difference(end, start)
-    norm = norm_per_environment(step)
-    moving = norm > 0
-    # Both branches of `where` are differentiated, hence the 1 in the denominator of the one that is not taken.
-    factor = torch.where(moving, length / torch.where(moving, norm, 1.0), 0.0)
-    return {name: value + factor.reshape(-1, *[1] * (value.ndim - 1)) * step[name] for name, value in start.items()}
 
 
 def _classes(network: nn.Module) -> int:
