@@ -58,7 +58,7 @@ class Signs:
     iterations: int = 200
     every: int = 20
     seeds: int = 3
-    inner_rates: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4)
+    inner_rates: tuple[float, ...] = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.4)
     weights: tuple[float, ...] = (0.0, 0.1, 1.0, 10.0, 100.0)
     ways: int = 5
     environments: int = 8
