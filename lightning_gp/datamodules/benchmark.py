@@ -10,9 +10,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lightning_gp.datamodules.archives import unpack
 from lightning_gp.datamodules.image_classes import ImageClassDataModule
-from lightning_gp.datamodules.image_source import ImageSource
+from lightning_gp.datamodules.sources.archives import unpack
+from lightning_gp.datamodules.sources.image_source import ImageSource
 
 Check = Callable[[Mapping[str, int]], None]
 """Given class name → number of images, raises a ``ValueError`` if the data set is not complete."""

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gp.datamodules.benchmark import BenchmarkDataModule, shipped_list
-from lightning_gp.datamodules.class_tree import ImageFile, image_file
-from lightning_gp.datamodules.image_source import FileSource, ImageSource
+from lightning_gp.datamodules.sources.class_tree import ImageFile, image_file
+from lightning_gp.datamodules.sources.image_source import FileSource, ImageSource
 
 _CLASSES = 196
 _TOTAL = {"all": 16_185, "train": 8_144}

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gp.datamodules.benchmark import BenchmarkDataModule, Check
-from lightning_gp.datamodules.image_source import ImageSource, file_stamp
-from lightning_gp.datamodules.pickled_images import text, with_text_keys
-from lightning_gp.datamodules.safe_pickle import load_plain
+from lightning_gp.datamodules.sources.image_source import ImageSource, file_stamp
+from lightning_gp.datamodules.sources.pickled_images import text, with_text_keys
+from lightning_gp.datamodules.sources.safe_pickle import load_plain
 
 _FOLDER = "cifar-100-python"
 

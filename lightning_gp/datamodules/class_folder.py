@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_gp.datamodules.class_tree import ImageFile, image_file
 from lightning_gp.datamodules.episodes import SPLITS
 from lightning_gp.datamodules.image_classes import ImageClassDataModule, random_splits
-from lightning_gp.datamodules.image_source import FileSource, folder_source
+from lightning_gp.datamodules.sources.class_tree import ImageFile, image_file
+from lightning_gp.datamodules.sources.image_source import FileSource, folder_source
 
 _NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_gp.datamodules.benchmark import BenchmarkDataModule, shipped_list
-from lightning_gp.datamodules.image_source import FileSource, ImageSource, folder_source
+from lightning_gp.datamodules.sources.image_source import FileSource, ImageSource, folder_source
 
 SPLITS = ("chen2019", "easyfsl", "dn4")
 

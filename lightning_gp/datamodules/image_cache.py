@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from lightning_gp.datamodules.cache import cached_array, writing
 from lightning_gp.datamodules.episodes import ClassImages
-from lightning_gp.datamodules.image_source import Decoding, ImageSource
+from lightning_gp.datamodules.sources.image_source import Decoding, ImageSource
 
 _CHUNK = 16  # images per task: Python's part per task is then small beside the decoding
 

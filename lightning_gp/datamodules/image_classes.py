@@ -15,13 +15,15 @@ from lightning_gp.datamodules.cache import cache_folder
 from lightning_gp.datamodules.episodes import SPLITS, ClassImages
 from lightning_gp.datamodules.few_shot import FewShotDataModule
 from lightning_gp.datamodules.image_cache import cached_classes
-from lightning_gp.datamodules.image_source import Decoding, ImageSource
+from lightning_gp.datamodules.sources.image_source import Decoding, ImageSource
 
 
 class ImageClassDataModule(FewShotDataModule):
     """Base of the image data sets.
 
     A new one says where its images are and which class belongs to which split::
+
+        from lightning_gp.datamodules.sources import ImageSource, folder_source
 
         class Fungi(ImageClassDataModule):
             '''Few-shot episodes of mushrooms in ``root/<species>/*.jpg``.'''

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_gp.datamodules.dataset_source import DatasetSource
 from lightning_gp.datamodules.episodes import SPLITS
 from lightning_gp.datamodules.image_classes import ImageClassDataModule, random_splits
-from lightning_gp.datamodules.image_source import Decoding, ImageSource
+from lightning_gp.datamodules.sources.dataset_source import DatasetSource
+from lightning_gp.datamodules.sources.image_source import Decoding, ImageSource
 
 
 class LabelledDataModule(ImageClassDataModule):

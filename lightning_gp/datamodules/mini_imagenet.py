@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning_gp.datamodules.benchmark import BenchmarkDataModule
-from lightning_gp.datamodules.class_tree import ImageFile, scan_folder
 from lightning_gp.datamodules.episodes import SPLITS
-from lightning_gp.datamodules.image_source import FileSource, ImageSource
-from lightning_gp.datamodules.imagenet import class_folders, ilsvrc_number
-from lightning_gp.datamodules.pickled_images import PickledArrays, split_files
+from lightning_gp.datamodules.sources.class_tree import ImageFile, scan_folder
+from lightning_gp.datamodules.sources.image_source import FileSource, ImageSource
+from lightning_gp.datamodules.sources.imagenet import class_folders, ilsvrc_number
+from lightning_gp.datamodules.sources.pickled_images import PickledArrays, split_files
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from lightning_gp.datamodules.base import at_least
-from lightning_gp.datamodules.class_tree import ImageFile, scan_folder, scan_zip
 from lightning_gp.datamodules.episodes import ClassImages
 from lightning_gp.datamodules.image_classes import ImageClassDataModule
-from lightning_gp.datamodules.image_source import Decoding, FileSource
+from lightning_gp.datamodules.sources.class_tree import ImageFile, scan_folder, scan_zip
+from lightning_gp.datamodules.sources.image_source import Decoding, FileSource
 
 DRAWINGS = 20
 _PARTS = ("images_background", "images_evaluation")

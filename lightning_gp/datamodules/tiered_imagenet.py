@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning_gp.datamodules.benchmark import BenchmarkDataModule, Check
-from lightning_gp.datamodules.class_tree import scan_folder
 from lightning_gp.datamodules.episodes import SPLITS
-from lightning_gp.datamodules.image_source import FileSource, ImageSource
-from lightning_gp.datamodules.imagenet import class_folders
-from lightning_gp.datamodules.pickled_images import PickledPNGs, split_files
+from lightning_gp.datamodules.sources.class_tree import scan_folder
+from lightning_gp.datamodules.sources.image_source import FileSource, ImageSource
+from lightning_gp.datamodules.sources.imagenet import class_folders
+from lightning_gp.datamodules.sources.pickled_images import PickledPNGs, split_files
 
 
 class TieredImageNetDataModule(BenchmarkDataModule):

@@ -14,7 +14,7 @@ from PIL import Image
 from lightning_gp.datamodules import ClassFolderDataModule, FewShotDataModule
 from lightning_gp.datamodules.class_folder import read_json_split
 from lightning_gp.datamodules.image_classes import ImageClassDataModule, random_splits
-from lightning_gp.datamodules.image_source import Decoding, folder_source
+from lightning_gp.datamodules.sources.image_source import Decoding, folder_source
 from tests.datamodules.image_cases import THREE, identities, write_image, write_tree
 
 SPLITS = ("train", "val", "test")
@@ -187,7 +187,7 @@ def test_hidden_files_and_strangers_are_passed_over(tree):
 def test_the_cache_is_used_again_without_decoding(tree, monkeypatch):
     small(tree).prepare_data()
     assert len(list(tree.glob("class-folder-8px-*.npy"))) == 1
-    monkeypatch.setattr("lightning_gp.datamodules.image_source.FileSource.decode", None)
+    monkeypatch.setattr("lightning_gp.datamodules.sources.image_source.FileSource.decode", None)
     images = small(tree).images()
     assert isinstance(images.images, np.memmap)
     assert images.images.shape == (28, 8, 8, 3)

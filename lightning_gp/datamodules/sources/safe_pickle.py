@@ -1,8 +1,8 @@
 """Pickles from strangers: a reader that makes numpy arrays and plain containers and can do nothing else.
 
 A pickle is a program, and Python's own unpickler runs it: it may import and call anything. This one
-(:mod:`lightning_gp.datamodules.pickle_machine`) does not. The few names that arrays need, in the spelling of numpy 1
-and 2, of Python 2 and 3, stand for functions of this module.
+(:mod:`lightning_gp.datamodules.sources.pickle_machine`) does not. The few names that arrays need, in the spelling of
+numpy 1 and 2, of Python 2 and 3, stand for functions of this module.
 
 Arrays are views of the memory-mapped file wherever it stores them as they are, so a file of gigabytes opens with
 little memory.
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gp.datamodules.pickle_machine import RefusedError, Unbuilt, hashable, run_pickle
+from lightning_gp.datamodules.sources.pickle_machine import RefusedError, Unbuilt, hashable, run_pickle
 
 _PLAIN_DTYPE = re.compile(r"[<>|=]?[?biufcSU]\d*")
 

@@ -1,6 +1,6 @@
 """The pickle files in which mini-ImageNet and tieredImageNet circulate, as sources of images.
 
-Neither copies the images: they stay in the memory-mapped files (:mod:`lightning_gp.datamodules.safe_pickle`).
+Neither copies the images: they stay in the memory-mapped files (:mod:`lightning_gp.datamodules.sources.safe_pickle`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from lightning_gp.datamodules.benchmark import Check
 from lightning_gp.datamodules.episodes import SPLITS
-from lightning_gp.datamodules.image_source import ImageSource, file_stamp
-from lightning_gp.datamodules.safe_pickle import load_plain
+from lightning_gp.datamodules.sources.image_source import ImageSource, file_stamp
+from lightning_gp.datamodules.sources.safe_pickle import load_plain
 
 
 def split_files(folder: Path, *patterns: str) -> dict[str, list[Path]]:

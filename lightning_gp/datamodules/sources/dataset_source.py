@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_gp.datamodules.image_source import ImageSource
+from lightning_gp.datamodules.sources.image_source import ImageSource
 
 _PROBES = 16  # images whose pixels enter the stamp
 

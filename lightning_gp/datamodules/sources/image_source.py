@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gp.datamodules.class_tree import IMAGE_SUFFIXES, ClassTree, ImageReader, scan_folder, scan_zip
+from lightning_gp.datamodules.sources.class_tree import IMAGE_SUFFIXES, ClassTree, ImageReader, scan_folder, scan_zip
 
 
 class Decoding(NamedTuple):
@@ -121,7 +121,7 @@ class ImageSource(ABC):
 
 
 class FileSource(ImageSource):
-    """Image files, on the disk or in zip archives (:class:`~lightning_gp.datamodules.class_tree.ImageFile`).
+    """Image files, on the disk or in zip archives (:class:`~lightning_gp.datamodules.sources.class_tree.ImageFile`).
 
     Args:
         tree: class name → files. Their stamps make up the source's.
