@@ -19,9 +19,8 @@ lightning-gp: gradient-based multi-environment learning (MAML, IRM, gradient pen
   lightning-gp data show  --config FILE.yaml       draw an episode (--output episode.png)
   lightning-gp tune     --config FILE.yaml         suggest inner and outer rate from short trainings, with a picture
   lightning-gp map      --config FILE.yaml         loss over a grid of inner and outer rates; map merge, map plot
-  lightning-gp reproduce lin|sin|omn|cmn|adam      the papers' maps of where training diverges (--quick: minutes)
-  lightning-gp reproduce colored-mnist             IRM, ERM and the oracle on colored MNIST (hours; resumes)
-  lightning-gp reproduce gradient-norms omniglot   cosine and norm of gradients, MAML against no inner loop
+  lightning-gp cross-domain --config FILE.yaml --test_data OTHER.yaml …   train once per seed, test on other data
+  lightning-gp reproduce EXPERIMENT                the papers' figures and tables; reproduce --help lists them
   lightning-gp dashboard --entity E --project P    build a Weights & Biases workspace (--dry-run prints it)
 
 Every option of the config can be given on the command line, as in --model.init_args.inner_lr=0.1.
@@ -68,6 +67,9 @@ def main(args: Sequence[str] | None = None) -> int:
     rest = words if home == "commands.training" else words[1:]  # LightningCLI reads its subcommand itself
     try:
         importlib.import_module(f"lightning_gp.{home}").main(rest)
+    except KeyboardInterrupt:
+        print("lightning-gp: interrupted.", file=sys.stderr)
+        return 130
     except (ValueError, TypeError, OSError, ImportError) as error:
         ours = _our_error(error)
         if os.environ.get("LIGHTNING_GP_DEBUG") or ours is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightning_gp.cli import main
+from lightning_gp.commands.reproduce import EXPERIMENTS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
@@ -32,6 +33,12 @@ def test_without_arguments_it_says_what_it_can_do(capsys):
 def test_an_unknown_command_is_named(capsys):
     assert main(["train"]) == 2
     assert "'train' is no command; there are fit, validate" in capsys.readouterr().err
+
+
+def test_reproduce_help_says_what_each_shows(capsys):
+    assert main(["reproduce", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text and experiment.shows in text for name, experiment in EXPERIMENTS.items())
 
 
 def test_reproduce_lists_what_there_is(capsys):
