@@ -50,29 +50,41 @@ class FromConfig:
 
 
 def _cli(words: Sequence[str], seed: int) -> Any:
-    return lightning_cli(words, "lightning-gp map", _add_options, run=False, seed_everything_default=seed)
+    description = (
+        "Trains at every point of a grid of inner and outer rates, and draws the loss. Model and data are those of a "
+        "config of `fit`; its optimizer and most of its trainer are not used."
+    )
+    return lightning_cli(
+        words, "lightning-gp map", _add_options, run=False, seed_everything_default=seed, description=description
+    )
+
+
+OPTIONS: dict[str, tuple[type, Any, str]] = {
+    "inner_lrs": (str, None, "α: LOW:HIGH for 1 … 9 in each decade, LOW:HIGH:COUNT, or numbers with commas"),
+    "outer_lrs": (str, None, "β, likewise"),
+    "iterations": (int, 500, "outer steps of each cell"),
+    "seeds": (int, 1, "runs to average, seeds 0 …; added to the data's"),
+    "optimizer": (str, "sgd", "sgd or adam, in place of the model's"),
+    "zero_inner_lr": (bool, True, "also α = 0, for comparison"),
+    "divergence": (float, 1e4, "bound of the loss over the first"),
+    "device": (str, "cpu", "cpu, cuda, …"),
+    "workers": (int, 1, "processes of one thread each"),
+    "shard": (str, "1/1", "i/n: the i-th of n shares of the cells"),
+    "output": (str, "runs/map/map.jsonl", "file of the finished cells"),
+}
+"""Name → type, default and help; as ``--map.<name>``, in a config's section ``map``, or ``--<name>`` for short."""
 
 
 def _add_options(parser: Any) -> None:
-    group = "--map."
-    parser.add_argument(f"{group}inner_lrs", type=str, help="α: LOW:HIGH for 1 … 9 in each decade, LOW:HIGH:COUNT")
-    parser.add_argument(f"{group}outer_lrs", type=str, help="β, likewise; or numbers with commas")
-    parser.add_argument(f"{group}iterations", type=int, default=500, help="outer steps of each cell")
-    parser.add_argument(f"{group}seeds", type=int, default=1, help="runs to average, seeds 0 …; added to the data's")
-    parser.add_argument(f"{group}optimizer", type=str, default="sgd", help="sgd or adam, in place of the model's")
-    parser.add_argument(f"{group}zero_inner_lr", type=bool, default=True, help="also α = 0, for comparison")
-    parser.add_argument(f"{group}divergence", type=float, default=1e4, help="bound of the loss over the first")
-    parser.add_argument(f"{group}device", type=str, default="cpu", help="cpu, cuda, …")
-    parser.add_argument(f"{group}workers", type=int, default=1, help="processes of one thread each")
-    parser.add_argument(f"{group}shard", type=str, default="1/1", help="i/n: the i-th of n shares of the cells")
-    parser.add_argument(f"{group}output", type=str, default="runs/map/map.jsonl", help="file of the finished cells")
+    for name, (kind, default, text) in OPTIONS.items():
+        parser.add_argument(f"--map.{name}", type=kind, default=default, help=text)
 
 
 def _run(words: list[str]) -> None:
     cli = _cli(_spelled(words), 0)
     options = cli.config.map
     if options.inner_lrs is None or options.outer_lrs is None:
-        raise ValueError("Give both grids, as in --map.inner_lrs=1e-4:9e-1 --map.outer_lrs=1e-2:9e0.")
+        raise ValueError("Give both grids, as in --inner_lrs 1e-4:9e-1 --outer_lrs 1e-2:9e0.")
     trainability = TrainabilityMap(
         FromConfig(_spelled(words), "model"),
         FromConfig(_spelled(words), "data"),
@@ -98,8 +110,8 @@ def _run(words: list[str]) -> None:
 
 
 def _spelled(words: Sequence[str]) -> list[str]:
-    """``--shard 1/2`` and ``--workers 2`` are short for ``--map.shard`` and ``--map.workers``."""
-    short = ("--shard", "--workers")
+    """``--shard 1/2`` is short for ``--map.shard 1/2``, and so on."""
+    short = {f"--{name}" for name in OPTIONS}
     return [f"--map.{word[2:]}" if word.split("=")[0] in short else word for word in words]
 
 

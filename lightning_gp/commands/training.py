@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from lightning_gp._lightning import NAMESPACE, LightningDataModule, LightningModule
+from lightning_gp._lightning import NAMESPACE, LightningDataModule, LightningModule, pl
 
 
 def main(args: Sequence[str]) -> None:
     """Runs the subcommand that ``args`` starts with."""
     from lightning_gp.allocator import keep_freed_memory
 
+    terminated: type[SystemExit] = importlib.import_module(f"{NAMESPACE}.utilities.exceptions").SIGTERMException
     keep_freed_memory()
-    lightning_cli(
-        args,
-        prog="lightning-gp",
-        save_config_kwargs={"overwrite": True},  # `fit` and then `test` of one config write to one folder
-    )
+    try:
+        lightning_cli(
+            args,
+            prog="lightning-gp",
+            save_config_kwargs={"overwrite": True},  # `fit` and then `test` of one config write to one folder
+        )
+    except terminated as stop:
+        raise SystemExit(128 + signal.SIGTERM) from stop  # Lightning's own status would be 0, as if it had finished
 
 
 def lightning_cli(
@@ -31,14 +37,17 @@ def lightning_cli(
         args: the words of the command line.
         prog: the command as help shows it.
         add_arguments: called with the parser, to add options of a command's own.
-        options: as for ``LightningCLI``; ``run=False`` builds trainer, model and data without running anything.
+        options: as for ``LightningCLI``; ``run=False`` builds trainer, model and data without running anything,
+            ``description`` is what help says first.
 
     Returns:
         The LightningCLI, with ``trainer``, ``model``, ``datamodule`` and ``config``.
     """
     import lightning_gp.datamodules as datamodules
     import lightning_gp.modules as modules
+    from lightning_gp.checkpoints import WholeCheckpoints
 
+    description = options.pop("description", "Trains and tests what a config names, with Lightning's Trainer.")
     for package in (modules, datamodules):  # known classes can be named without their path
         for name in package.__all__:
             getattr(package, name)
@@ -49,6 +58,20 @@ def lightning_cli(
             if add_arguments is not None:
                 add_arguments(parser)
 
+        def _parse_ckpt_path(self) -> None:
+            # Lightning would let what the checkpoint says of the model override the config and the command line. Here
+            # these count, and a module that does not fit the checkpoint refuses it.
+            pass
+
+        def instantiate_trainer(self, **settings: Any) -> Any:
+            trainer = super().instantiate_trainer(**settings)
+            if options.get("run", True):
+                _keep_metrics(trainer)
+            if type(trainer.strategy.checkpoint_io) is not WholeCheckpoints.__base__:
+                return trainer  # the user's own, or that of a strategy that writes a folder
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+            return trainer
+
     return CLI(
         LightningModule,
         LightningDataModule,
@@ -56,6 +79,20 @@ def lightning_cli(
         subclass_mode_data=True,
         args=None if list(args) == sys.argv[1:] else list(args),
         auto_configure_optimizers=False,  # our modules take `optimizer` and `lr_scheduler` themselves
-        parser_kwargs={"prog": prog},
+        parser_kwargs={"prog": prog, "description": description},
         **options,
     )
+
+
+def _keep_metrics(trainer: Any) -> None:
+    """Renames what an earlier run has logged: Lightning's CSVLogger would delete it, also to resume or to test."""
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if not isinstance(logger, pl.loggers.CSVLogger):
+            continue
+        path = Path(logger.log_dir) / "metrics.csv"
+        if path.is_file():
+            count = 1
+            while (kept := path.with_name(f"metrics_{count}.csv")).exists():
+                count += 1
+            path.rename(kept)
+            print(f"The metrics of the last run there are now {kept}; this run writes {path}.", file=sys.stderr)

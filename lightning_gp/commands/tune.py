@@ -18,7 +18,8 @@ def main(args: Sequence[str]) -> None:
     from lightning_gp.allocator import keep_freed_memory
 
     keep_freed_memory()
-    cli = lightning_cli(args, "lightning-gp tune", _add_options, run=False)
+    description = "Suggests inner and outer rate for the model and data of a config of `fit`, from short trainings."
+    cli = lightning_cli(args, "lightning-gp tune", _add_options, run=False, description=description)
     options = cli.config.tune
     if cli.datamodule is None:
         raise ValueError("The config names no data; add a `data:` section, as for `lightning-gp fit`.")

@@ -43,7 +43,7 @@ def test_map_shards_merge_and_plot(config, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--map.inner_lrs=0.2,0.1"], "inner_lrs must ascend"),
+        (["--inner_lrs=0.2,0.1"], "inner_lrs must ascend"),
         (["--map.outer_lrs=0,1"], "outer_lrs contains 0"),
         (["--shard=5"], "shard='5'"),
         (["--map.optimizer=lion"], "optimizer='lion'"),
