@@ -189,6 +189,16 @@ class LILPretraining(MAML):
             )
         self._probe_worked = self._probe_worked or works
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps whether the probe was ever above chance, so that a resumed run notices a collapse as well."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["probe_worked"] = self._probe_worked
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See ``on_save_checkpoint``."""
+        super().on_load_checkpoint(checkpoint)
+        self._probe_worked = bool(checkpoint.get("probe_worked", False))
+
     def _collapsed(self, message: str) -> None:
         if self.on_collapse == "error":
             raise RuntimeError(message)

@@ -215,9 +215,12 @@ def test_a_collapse_warns_or_raises():
         fit(collapsed(on_collapse="error"), limit_val_batches=2)
 
 
-def test_a_probe_that_falls_to_chance_is_a_collapse():
-    module = pretraining(images(), on_collapse="error")
-    module._probe_worked = True
+def test_a_probe_that_falls_to_chance_is_a_collapse_also_after_resuming():
+    before, module = pretraining(images()), pretraining(images(), on_collapse="error")
+    before._probe_worked = True
+    checkpoint = {"state_dict": before.state_dict()}
+    before.on_save_checkpoint(checkpoint)
+    module.on_load_checkpoint(checkpoint)
     for block in list(module.network.body)[:4]:
         nn.init.zeros_(block[1].weight)
         nn.init.zeros_(block[1].bias)
