@@ -67,6 +67,9 @@ def main(args: Sequence[str] | None = None) -> int:
     rest = words if home == "commands.training" else words[1:]  # LightningCLI reads its subcommand itself
     try:
         importlib.import_module(f"lightning_gp.{home}").main(rest)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it flushes
+        return 0
     except KeyboardInterrupt:
         print("lightning-gp: interrupted.", file=sys.stderr)
         return 130

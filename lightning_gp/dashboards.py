@@ -32,7 +32,7 @@ class Pictures(NamedTuple):
 # `^.*` leaves room for the `prefix` of a callback.
 SECTIONS: dict[str, tuple[Curves | Pictures, ...]] = {
     "training": (
-        Curves("Training loss", r"^train/loss(_step|_epoch)?$"),
+        Curves("Training loss and its terms", r"^train/(task_|phase_|amplitude_)?loss(_step|_epoch)?$"),
         Curves("Validation loss", r"^val/loss$"),
         Curves("Validation accuracy", r"^val/accuracy$"),
     ),
@@ -48,6 +48,7 @@ SECTIONS: dict[str, tuple[Curves | Pictures, ...]] = {
     "linearity": (
         Curves("Phase consistency (1: straight)", r"^.*linearity/phase_consistency$"),
         Curves("Amplitude consistency (1: constant)", r"^.*linearity/amplitude_consistency$"),
+        Curves("Agreement with the prototype classifier", r"^.*linearity/prototype_(agreement|cosine)$"),
     ),
     "curvature": (
         Curves("Hessian eigenvalues", r"^.*curvature/eigenvalue_\d+$"),
