@@ -106,6 +106,13 @@ def check(environments: Environments) -> Environments:
     for split, examples in (("support", environments.support), ("query", environments.query)):
         if examples is None:
             continue
+        if not (
+            isinstance(examples, (tuple, list)) and len(examples) == 2 and all(isinstance(t, Tensor) for t in examples)
+        ):
+            raise TypeError(
+                f"{split} set must be a pair (x, y) of tensors, both beginning with (environments, examples) axes; got "
+                f"{type(examples).__name__}."
+            )
         x, y = examples
         if x.ndim < 2 or y.ndim < 2 or x.shape[:2] != y.shape[:2]:
             raise ValueError(

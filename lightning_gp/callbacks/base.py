@@ -13,6 +13,7 @@ from lightning_gp.callbacks.losses import LossFunction, ModuleLoss, find_loss
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
+from lightning_gp.environments import chunks_of
 from lightning_gp.loggers import log_figures
 
 SHARDED = ("FSDP", "DeepSpeed", "ModelParallel", "XLA")
@@ -39,6 +40,9 @@ class Probe(Callback):
     ``save_on_train_epoch_end=True``. What a measurement costs is logged once, as ``cost_seconds/<class name>``.
     A NaN or infinite loss is logged as such.
 
+    **A dry run** on one environment (one batch, for modules without environments) right before the first optimizer step
+    of a fit refuses what could not be measured later: ``check`` does once what ``measure`` will do, in isolation too.
+
     **Processes**: gradients and Hessian products are summed over processes before a statistic is taken, numbers of
     environments as sum and count; every process logs the same value.
 
@@ -52,7 +56,8 @@ class Probe(Callback):
 
     Raises:
         ValueError: if an argument is out of range. In ``setup``: if no loss is found, or the strategy shards
-            parameters.
+            parameters. Before the first optimizer step: if the loss is not a scalar, not one per environment, or does
+            not depend on the parameters.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Probe(Callback):
         self.loss: ModuleLoss | None = None
         self.batch = ProbeBatch()
         self._measured_at: tuple[int, int] | None = None
+        self._checked = False
         self._steps_seen = 0
         self._cost_logged = False
 
@@ -86,6 +92,17 @@ class Probe(Callback):
     def measure(self, measurement: Measurement) -> Report:
         """What to log, without the prefix; runs inside ``isolated``."""
         raise NotImplementedError(f"{type(self).__name__} must define measure(measurement).")
+
+    def check(self, loss: ModuleLoss, piece: Any) -> None:
+        """Does what ``measure`` will do, once, on a piece of this process: no collective calls. Raises what it would.
+
+        Runs inside ``isolated``; by default the gradient of every environment of ``piece`` is computed.
+
+        Args:
+            loss: the module's losses.
+            piece: one environment, or one batch.
+        """
+        loss.gradients(loss.parameters(), piece)
 
     def needs_loss(self, pl_module: Any) -> bool:
         """Whether this callback runs the module on a probe batch at all."""
@@ -113,7 +130,7 @@ class Probe(Callback):
                 "single device, or remove this callback."
             )
         self.loss = find_loss(pl_module, self.loss_fn, type(self).__name__) if self.needs_loss(pl_module) else None
-        self._measured_at, self._cost_logged = None, False
+        self._measured_at, self._cost_logged, self._checked = None, False, False
         if self.loss is not None:
             self.batch = self._shared_batch(trainer, self.loss)
 
@@ -125,6 +142,17 @@ class Probe(Callback):
         """Copies the first batches."""
         if self.loss is not None:
             self.batch.offer(batch, (trainer.current_epoch, batch_idx))
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Refuses what cannot be measured, before the first step changes a weight."""
+        # Not at the start of the batch: a step may rely on hooks of its module that run later, and lazy parameters are
+        # made by the first forward pass.
+        if self._checked or self.loss is None or not self.batch.batches:
+            return
+        self._checked = True
+        with isolated(pl_module):
+            piece = self.loss.pieces(self.batch.batches[0])[0]
+            self.check(self.loss, next(chunks_of(piece, 1)) if self.loss.by_environment else piece)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Measures every n steps."""
@@ -158,6 +186,7 @@ class Probe(Callback):
             report = self.report_without_probe(trainer, pl_module)
         else:
             ranks = Ranks(trainer, pl_module.device)
+            self.batch.restore(pl_module.device)
             (empty,) = ranks.totals(0.0 if self.batch.batches else 1.0)
             if empty:
                 return
@@ -198,6 +227,8 @@ class Probe(Callback):
     def _shared_batch(self, trainer: Any, loss: ModuleLoss) -> ProbeBatch:
         """One copy of the batch for all probes that want the same."""
         size = self.probe_size or (ENVIRONMENTS if loss.by_environment else None)
+        if size is not None and getattr(loss.module, "shares_examples", False):
+            size *= trainer.world_size  # every process keeps its share of each of these environments
         fresh = ProbeBatch(size, loss.by_environment, trainer.global_rank, trainer.world_size)
         for callback in trainer.callbacks:
             if callback is self:

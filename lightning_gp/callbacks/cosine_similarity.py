@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_gp.callbacks.base import Probe
+from lightning_gp.callbacks.losses import ModuleLoss
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.functional.gradients import cosine_similarity, pairwise_cosines
@@ -62,6 +63,12 @@ class CosineSimilarity(Probe):
         if self.loss is not None and not self.loss.by_environment and dataloader_idx == 0:
             self.validation.offer(batch, (0, batch_idx))
 
+    def check(self, loss: ModuleLoss, piece: Any) -> None:
+        """The gradients of both sets, where there are two."""
+        super().check(loss, piece)
+        if loss.by_environment and piece.query is not None:
+            loss.gradients(loss.parameters(), piece, "support")
+
     def measure(self, measurement: Measurement) -> Report:
         """Cosines on the probe batch."""
         if measurement.loss.by_environment and measurement.pieces[0].query is not None:
@@ -75,7 +82,7 @@ class CosineSimilarity(Probe):
 
     def _between_environments(self, gradients: list[dict[str, Tensor]], measurement: Measurement) -> Report:
         rows = [torch.cat([value.flatten(1) for value in stack.values()], dim=1) for stack in gradients]
-        everyone = measurement.ranks.concatenate(torch.cat(rows))
+        everyone = measurement.all_environments(torch.cat(rows))
         count = len(everyone)
         if count < 2:
             raise ValueError(

@@ -99,7 +99,7 @@ class GradientNorm(Probe):
     def _report(self, norms: dict[str, Tensor], measurement: Measurement) -> Report:
         report = Report({key: measurement.mean_over_environments(each) for key, each in norms.items()})
         if self.histogram:
-            everyone = measurement.ranks.concatenate(norms["gradients/norm"]).cpu()
+            everyone = measurement.all_environments(norms["gradients/norm"]).cpu()
             report.pictures["gradients/norm_histogram"] = lambda: draw_histogram(
                 everyone, "gradient norm of an environment"
             )
@@ -109,6 +109,7 @@ class GradientNorm(Probe):
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """The gradients are unscaled, reduced over processes and not yet clipped."""
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
         if self.loss is not None:
             return
         key = "gradients/norm"

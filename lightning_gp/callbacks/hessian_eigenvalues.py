@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,9 +9,15 @@ import torch
 from torch import Tensor
 
 from lightning_gp.callbacks.base import Probe
+from lightning_gp.callbacks.losses import ModuleLoss
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
-from lightning_gp.functional.curvature import HessianVectorProduct, hessian_eigenvalues, hessian_vector_product
+from lightning_gp.functional.curvature import (
+    HessianVectorProduct,
+    hessian_eigenvalues,
+    hessian_vector_product,
+    warm_start,
+)
 from lightning_gp.functional.spectrum import SpectralDensity, spectral_density, trace
 from lightning_gp.plots import require_matplotlib
 from lightning_gp.plots import spectral_density as draw_density
@@ -27,7 +32,7 @@ class HessianEigenvalues(Probe):
     L is the mean loss over the environments of the probe batch at the unadapted parameters (query sets), or with
     ``objective="training"`` what training minimises on it: adapted, with penalties. For modules without environments
     both are the module's loss. Each search starts from the eigenvectors of the last one. They are saved in checkpoints
-    as one vector (their sum, all that a warm start uses) of up to 64 MB; beyond that a resumed run starts cold once.
+    as one vector (the blend of them that a warm start uses) of up to 64 MB; beyond that a resumed run starts cold once.
 
     | key | meaning | range |
     |---|---|---|
@@ -55,7 +60,7 @@ class HessianEigenvalues(Probe):
 
     Raises:
         ValueError: if an argument is out of range, or (in ``setup``) k exceeds the number of trainable parameters.
-        RuntimeError: at the first measurement, if an operation in the loss has no double backward.
+        RuntimeError: before the first optimizer step, if an operation in the loss has no double backward.
     """
 
     def __init__(
@@ -73,8 +78,8 @@ class HessianEigenvalues(Probe):
             raise ValueError(f"k={k!r} must be a whole number of at least 1.")
         if objective not in ("loss", "training"):
             raise ValueError(f"objective={objective!r} is unknown; use 'loss' or 'training'.")
-        if not (math.isfinite(tol) and tol > 0):
-            raise ValueError(f"tol={tol!r} must be a positive number, e.g. 1e-3.")
+        if not 0 < tol < 1:
+            raise ValueError(f"tol={tol!r} is a relative error; take 0 < tol < 1, e.g. 1e-3.")
         if max_products is not None and max_products < k:
             raise ValueError(f"max_products={max_products!r} must be at least k={k}, or None.")
         if density:
@@ -90,14 +95,29 @@ class HessianEigenvalues(Probe):
         if stage != "fit" or self.loss is None:
             return
         self.eigenvalues = None
-        parameters = self.loss.parameters().values()
-        if not any(isinstance(parameter, torch.nn.UninitializedParameter) for parameter in parameters):
-            size = sum(parameter.numel() for parameter in parameters)
-            if 0 < size < self.k:
-                raise ValueError(
-                    f"k={self.k} eigenvalues were asked for, but {type(pl_module).__name__} has only {size} trainable "
-                    f"parameters; choose k <= {size}."
-                )
+        coupled = self.loss.by_environment and getattr(pl_module, "couples_environments", False)
+        if coupled and self.objective == "training":
+            raise ValueError(
+                f"objective='training' adds up environments, but the objective of {type(pl_module).__name__} couples "
+                "them. Use objective='loss', or loss_fn=lambda module, batch: module.training_loss(batch)."
+            )
+        if not any(isinstance(each, torch.nn.UninitializedParameter) for each in self.loss.parameters().values()):
+            self._check_k(self.loss)
+
+    def check(self, loss: ModuleLoss, piece: Any) -> None:
+        """One product, and k again, for parameters that are made by the first forward pass."""
+        self._check_k(loss)
+        function = loss.objectives if self.objective == "training" else loss.losses
+        product = hessian_vector_product(lambda theta: function(theta, piece).mean(), loss.parameters())
+        product(product.gradient)
+
+    def _check_k(self, loss: ModuleLoss) -> None:
+        size = sum(parameter.numel() for parameter in loss.parameters().values())
+        if size < self.k:
+            raise ValueError(
+                f"k={self.k} eigenvalues were asked for, but {type(loss.module).__name__} has only {size} trainable "
+                f"parameters; choose k <= {size}."
+            )
 
     def measure(self, measurement: Measurement) -> Report:
         """The eigenvalues of the mean over all environments."""
@@ -115,7 +135,7 @@ class HessianEigenvalues(Probe):
         )
         self.eigenvalues = pairs.values
         if bool(pairs.vectors.isfinite().all()):
-            self._start = pairs.vectors.sum(0)
+            self._start = warm_start(pairs.vectors)
         report = Report()
         for i, (value, residual) in enumerate(zip(pairs.values, pairs.residuals, strict=True), start=1):
             report.values[f"curvature/eigenvalue_{i}"] = float(value)

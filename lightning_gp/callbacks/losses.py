@@ -85,12 +85,13 @@ class EnvironmentLoss(ModuleLoss):
 
     def losses(self, parameters: Parameters, piece: Any, split: str = "query") -> Tensor:
         """(E,), at the unadapted parameters."""
-        return _checked(self.module.environment_losses(self.complete(parameters), piece, split), "environment_losses")
+        values = self.module.environment_losses(self.complete(parameters), piece, split)
+        return _checked(values, "environment_losses", count_of(piece))
 
     def objectives(self, parameters: Parameters, piece: Any) -> Tensor:
         """(E,), adapted where the module adapts."""
         values = self.module.environment_objectives(self.complete(parameters), piece)
-        return _checked(values, "environment_objectives")
+        return _checked(values, "environment_objectives", count_of(piece))
 
     def gradients(self, parameters: Parameters, piece: Any, split: str = "query") -> Parameters:
         """One environment at a time, so that E environments cost E forward and backward passes."""
@@ -171,7 +172,8 @@ def _training_step(with_index: bool) -> LossFunction:
     return loss
 
 
-def _checked(losses: Any, name: str) -> Tensor:
+def _checked(losses: Any, name: str, environments: int | None = None) -> Tensor:
+    """``losses`` in at least float32, if they are what was asked for: one for each of so many environments."""
     if not isinstance(losses, Tensor):
         raise ValueError(f"{name} returned {type(losses).__name__}; a probe needs a scalar loss tensor. {THREE_WAYS}")
     if name == "training_step" and losses.numel() == 1:
@@ -181,6 +183,11 @@ def _checked(losses: Any, name: str) -> Tensor:
         raise ValueError(
             f"{name} returned a tensor of shape {tuple(losses.shape)}; allowed is {allowed}: take its mean. "
             f"{THREE_WAYS}"
+        )
+    if environments is not None and losses.shape != (environments,):
+        raise ValueError(
+            f"{name} returned a tensor of shape {tuple(losses.shape)} for {environments} environments; it must return "
+            f"one loss per environment, shape ({environments},): take the mean over examples, not over environments."
         )
     if not losses.requires_grad:
         raise ValueError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_gp.callbacks.losses import ModuleLoss
 from lightning_gp.callbacks.ranks import Ranks
+from lightning_gp.environments import examples_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +35,8 @@ class Measurement:
         counts: the weight (environments or examples) of each piece.
         total: the weight of all pieces of all processes.
         ranks: sums over processes.
+        shares: of each piece, the part of its examples that this process holds; 1 unless the module ``shares_examples``
+            of the same environments with other processes.
     """
 
     loss: ModuleLoss
@@ -41,22 +44,37 @@ class Measurement:
     counts: list[int]
     total: float
     ranks: Ranks
+    shares: list[float]
 
     @classmethod
     def of(cls, loss: ModuleLoss, batches: list[Any], ranks: Ranks) -> Measurement:
         """Cuts batches into pieces and counts them over all processes."""
         pieces = [piece for batch in batches for piece in loss.pieces(batch)]
         counts = [loss.count(piece) for piece in pieces]
-        return cls(loss, pieces, counts, ranks.totals(sum(counts))[0], ranks)
+        shares = [1.0] * len(pieces)
+        if getattr(loss.module, "shares_examples", False) and loss.by_environment and ranks.world > 1:
+            sizes = [float(examples_of(piece, "query")[1].shape[1]) for piece in pieces]
+            shares = [size / total for size, total in zip(sizes, ranks.totals(*sizes), strict=True)]
+        return cls(loss, pieces, counts, ranks.totals(sum(counts))[0], ranks, shares)
+
+    @property
+    def shared(self) -> bool:
+        """Whether every process has the same environments, and of each a part of the examples only."""
+        return any(share != 1 for share in self.shares)
 
     def mean_loss(self, parameters: dict[str, Tensor], training: bool = False) -> Tensor:
         """This process's share of the mean loss: the sum over processes is the mean over all environments."""
         function = self.loss.objectives if training else self.loss.losses
-        parts = [
-            function(parameters, piece).mean() * (count / self.total)
-            for piece, count in zip(self.pieces, self.counts, strict=True)
-        ]
+        weighted = zip(self.pieces, self._weights(training), strict=True)
+        parts = [function(parameters, piece).mean() * weight for piece, weight in weighted]
         return torch.stack(parts).sum()
+
+    def _weights(self, training: bool) -> list[float]:
+        """Of each piece; objectives of shared environments are those of all processes' examples already."""
+        if training or not self.shared:
+            return [count / self.total for count in self.counts]
+        own = sum(self.counts)
+        return [share * count / own for share, count in zip(self.shares, self.counts, strict=True)]
 
     def mean_over_environments(self, values: Tensor) -> float:
         """The mean over the environments of all processes of numbers (E,), one per environment of this process."""
@@ -64,15 +82,21 @@ class Measurement:
         total, count = self.ranks.totals(values.sum(), values.numel())
         return total / count
 
+    def all_environments(self, rows: Tensor) -> Tensor:
+        """The rows (E, ...), one per environment of this process, of the environments of all processes."""
+        return rows if self.shared else self.ranks.concatenate(rows)
+
     def gradients(self, split: str = "query") -> Iterator[dict[str, Tensor]]:
-        """Stacks (E, *shape) of this process's environments, piece by piece.
+        """Stacks (E, *shape) of this process's environments, piece by piece; of shared ones over all their examples.
 
         A scalar loss has no environments: its one stack (1, *shape) is the mean gradient over all processes.
         """
         parameters = self.loss.parameters()
         mean: dict[str, Tensor] = {}
-        for piece, count in zip(self.pieces, self.counts, strict=True):
+        for piece, count, share in zip(self.pieces, self.counts, self.shares, strict=True):
             stack = self.loss.gradients(parameters, piece, split)
+            if self.shared:
+                stack = {name: self.ranks.sum(share * value) for name, value in stack.items()}
             if not self.loss.scalar:
                 yield stack
                 continue

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_gp.callbacks.base import Probe
-from lightning_gp.callbacks.losses import EnvironmentLoss
+from lightning_gp.callbacks.losses import EnvironmentLoss, ModuleLoss
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.environments import examples_of
 from lightning_gp.functional.adaptation import Trajectory, over_environments
@@ -71,24 +71,31 @@ and the prototype classifier of the linearised network pick the same class | [0,
                 "methods adaptation and predict of the MAML family; leave prototype False."
             )
 
+    def check(self, loss: ModuleLoss, piece: Any) -> None:
+        """One inner loop."""
+        self._of(loss, piece)
+
     def measure(self, measurement: Measurement) -> Report:
         """Both consistencies of the inner loop."""
-        loss = measurement.loss
-        assert isinstance(loss, EnvironmentLoss)
-        theta = loss.complete(loss.parameters())
         found: dict[str, list[Tensor]] = {}
         for piece in measurement.pieces:
-            trajectory = loss.module.adaptation(loss.module.loss, theta, piece, final_gradient=True, create_graph=False)
-            values = {
-                "phase_consistency": phase_consistency(trajectory),
-                "amplitude_consistency": amplitude_consistency(trajectory),
-            }
-            if self.prototype:
-                x, _ = examples_of(piece, "query")
-                values |= _prototype_values(loss.module.predict, trajectory, x)
-            for name, value in values.items():
+            for name, value in self._of(measurement.loss, piece).items():
                 found.setdefault(f"linearity/{name}", []).append(value)
         return Report({key: measurement.mean_over_environments(torch.cat(values)) for key, values in found.items()})
+
+    def _of(self, loss: ModuleLoss, piece: Any) -> dict[str, Tensor]:
+        """What is measured, (E,), of each environment of a piece."""
+        assert isinstance(loss, EnvironmentLoss)
+        theta = loss.complete(loss.parameters())
+        trajectory = loss.module.adaptation(loss.module.loss, theta, piece, final_gradient=True, create_graph=False)
+        values = {
+            "phase_consistency": phase_consistency(trajectory),
+            "amplitude_consistency": amplitude_consistency(trajectory),
+        }
+        if self.prototype:
+            x, _ = examples_of(piece, "query")
+            values |= _prototype_values(loss.module.predict, trajectory, x)
+        return values
 
     # -- the outer path -----------------------------------------------------------------------------------------
 
@@ -99,6 +106,7 @@ and the prototype classifier of the linearised network pick the same class | [0,
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """The gradients are unscaled, reduced over processes and not yet clipped."""
+        super().on_before_optimizer_step(trainer, pl_module, optimizer)
         if self._path is not None:
             self._path.add_gradient(optimizer)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lightning_gp.callbacks.losses import copied, leading_size
-from lightning_gp.environments import as_batches, chunks_of, count_of
+from lightning_gp.environments import Environments, as_batches, chunks_of, count_of
 
 MAX_SAVED_BYTES = 64 * 2**20
 """A probe batch, or a vector for a warm start, that is larger is not written into checkpoints."""
@@ -40,6 +40,7 @@ class ProbeBatch:
         self._seen: set[tuple[int, int]] = set()
         self._saved: list[list[Any]] | None = None
         self._state: dict[str, Any] | None = None
+        self._loaded: dict[str, Any] = {}
 
     @property
     def complete(self) -> bool:
@@ -53,46 +54,65 @@ class ProbeBatch:
             batch: on its device. It is copied.
             key: (epoch, batch index); a batch that is offered twice is taken once.
         """
+        if self._saved is not None:
+            self._restore(as_batches(batch)[0] if self.by_environment else batch)
         another_epoch = any(epoch != key[0] for epoch, _ in self._seen)
         if self._sealed or another_epoch or self.complete or key in self._seen:
             return
         self._seen.add(key)
         parts = self._environments(batch) if self.by_environment else [_first(batch, self.size, self._collected())]
-        parts = [pytree.tree_map(copied, part) for part in parts]
-        if self._saved is None:
-            self.batches += parts
-        elif parts:
-            self.batches, self._saved = _restored(self._saved, parts[0]), None
-            self._sealed = bool(self.batches)
-            if not self.batches:
-                self.batches, self._state = parts, None
+        self.batches += [pytree.tree_map(copied, part) for part in parts]
+
+    def restore(self, device: torch.device) -> None:
+        """Puts a loaded batch of environments in place; of other batches, only a training batch shows the structure."""
+        if self._saved is not None and self.by_environment:
+            x = torch.empty(0, device=device)
+            self._restore(Environments((x, x), (x, x) if len(self._saved[0]) == 4 else None))
+
+    def _restore(self, example: Any) -> None:
+        self.batches = _restored(self._saved or [], pytree.tree_map(copied, example))
+        self._saved, self._sealed = None, bool(self.batches) and self._state is not None
+        if not self.batches:
+            self._state, self._seen = None, set()
 
     def like(self, other: ProbeBatch) -> bool:
         """Whether ``other`` would collect the same."""
         return (self.size, self.by_environment) == (other.size, other.by_environment)
 
     def state(self) -> dict[str, Any]:
-        """Plain tensors, lists and numbers that ``load`` understands; empty before ``gather``, or if too large."""
-        return self._state or {}
+        """Plain tensors, lists and numbers that ``load`` understands; empty if too large.
+
+        Before ``gather``, that is what has been collected so far; with several processes it is empty until then.
+        """
+        if self._saved is not None:
+            return self._loaded
+        if self._state is not None or self.world > 1:
+            return self._state or {}
+        own = self._savable()
+        return {"ranks": [own], "seen": [list(key) for key in sorted(self._seen)]} if _small(own) else {}
 
     def gather(self) -> None:
         """Ends collecting; every process calls it after a measurement. What ``state`` needs comes from all of them."""
         self._sealed = True
         if self._state is not None:
             return
-        own = [[_savable(leaf) for leaf in pytree.tree_leaves(batch)] for batch in self.batches]
+        own = self._savable()
         everyone: list[Any] = [own]
         if self.world > 1:
             everyone = [None] * self.world
             torch.distributed.all_gather_object(everyone, pytree.tree_map(_to_cpu, own))
-        size = sum(leaf.nbytes for leaf in pytree.tree_leaves(everyone) if isinstance(leaf, Tensor))
-        self._state = {} if size > MAX_SAVED_BYTES else {"ranks": everyone}
+        self._state = {"ranks": everyone} if _small(everyone) else {}
 
     def load(self, state: dict[str, Any]) -> None:
         """Puts a saved batch in the place of the next training batch, if the number of processes is the same."""
         ranks = state.get("ranks", [])
         if len(ranks) == self.world and ranks[self.rank]:
-            self._saved, self._state = ranks[self.rank], state
+            self._saved, self._loaded = ranks[self.rank], state
+            self._seen = {(epoch, index) for epoch, index in state.get("seen", [])}
+            self._state = None if "seen" in state else state
+
+    def _savable(self) -> list[list[Any]]:
+        return [[_savable(leaf) for leaf in pytree.tree_leaves(batch)] for batch in self.batches]
 
     def _collected(self) -> int:
         if self.by_environment:
@@ -124,6 +144,10 @@ def _first(batch: Any, size: int | None, collected: int) -> Any:
 
 def _to_cpu(leaf: Any) -> Any:
     return leaf.cpu() if isinstance(leaf, Tensor) else leaf
+
+
+def _small(leaves: list[Any]) -> bool:
+    return sum(leaf.nbytes for leaf in pytree.tree_leaves(leaves) if isinstance(leaf, Tensor)) <= MAX_SAVED_BYTES
 
 
 def _savable(leaf: Any) -> Any:

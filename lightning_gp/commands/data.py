@@ -29,7 +29,7 @@ def main(args: Sequence[str]) -> None:
         prog="lightning-gp data",
         description="Looks at the data of a config. Options such as --data.root=DIR override the config's.",
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{check,show}")
     check = commands.add_parser("check", help="classes and images of each split, size, cache, broken files")
     show = commands.add_parser("show", help="draws an episode")
     for command in (check, show):

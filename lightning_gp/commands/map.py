@@ -125,8 +125,17 @@ def _merge(words: Sequence[str]) -> None:
     parser.add_argument("files", nargs="+", help="the shards' files")
     parser.add_argument("--output", required=True, help="the file to write")
     options = parser.parse_args(words)
+    _check_files(options.files)
     merge(options.files, options.output)
     print(f"Map: {options.output}")
+
+
+def _check_files(files: Sequence[str]) -> None:
+    for file in files:
+        if not Path(file).is_file():
+            raise FileNotFoundError(
+                f"There is no map {file}; give the .jsonl file that `lightning-gp map` has written."
+            )
 
 
 def _plot(words: Sequence[str]) -> None:
@@ -137,5 +146,6 @@ def _plot(words: Sequence[str]) -> None:
     parser.add_argument("--title", default="")
     parser.add_argument("--output", type=Path, help="where to, without extension (default: beside the map)")
     options = parser.parse_args(words)
+    _check_files([options.file])
     figure = plot_map(TrainabilityResult.load(options.file), options.eigenvalues, options.curves, options.title)
     print("Pictures: " + ", ".join(map(str, save_figure(figure, options.output or options.file))))

@@ -16,7 +16,7 @@ def main(args: Sequence[str]) -> None:
     """Runs the subcommand that ``args`` starts with."""
     from lightning_gp.allocator import keep_freed_memory
 
-    terminated: type[SystemExit] = importlib.import_module(f"{NAMESPACE}.utilities.exceptions").SIGTERMException
+    exceptions: Any = importlib.import_module(f"{NAMESPACE}.utilities.exceptions")
     keep_freed_memory()
     try:
         lightning_cli(
@@ -24,7 +24,9 @@ def main(args: Sequence[str]) -> None:
             prog="lightning-gp",
             save_config_kwargs={"overwrite": True},  # `fit` and then `test` of one config write to one folder
         )
-    except terminated as stop:
+    except exceptions.MisconfigurationException as error:
+        raise ValueError(str(error)) from error  # Lightning's word for a user's mistake
+    except exceptions.SIGTERMException as stop:
         raise SystemExit(128 + signal.SIGTERM) from stop  # Lightning's own status would be 0, as if it had finished
 
 
@@ -42,7 +44,15 @@ def lightning_cli(
 
     Returns:
         The LightningCLI, with ``trainer``, ``model``, ``datamodule`` and ``config``.
+
+    Raises:
+        ValueError: if there is no option at all.
     """
+    if not any(word.startswith("-") for word in args):
+        raise ValueError(
+            f"{prog} needs a config: add --config FILE.yaml (examples/sinusoid_maml.yaml shows one), or --help for "
+            "all options."
+        )
     import lightning_gp.datamodules as datamodules
     import lightning_gp.modules as modules
     from lightning_gp.checkpoints import WholeCheckpoints

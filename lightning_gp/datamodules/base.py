@@ -23,9 +23,12 @@ def at_least(minimum: float, **values: float) -> None:
     """Refuses values below ``minimum``.
 
     Raises:
+        TypeError: naming an argument that is no number.
         ValueError: naming the argument and its value.
     """
     for name, value in values.items():
+        if isinstance(value, str) or value is None:
+            raise TypeError(f"{name}={value!r} must be a number of at least {minimum:g}.")
         if not value >= minimum:
             raise ValueError(f"{name}={value!r} is too small; choose {name} >= {minimum:g}.")
 
@@ -70,14 +73,17 @@ class EpisodeDataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        at_least(
-            1,
-            environments_per_batch=environments_per_batch,
-            iterations_per_epoch=iterations_per_epoch,
-            val_episodes=val_episodes,
-            test_episodes=test_episodes,
-        )
+        counts = {
+            "environments_per_batch": environments_per_batch,
+            "iterations_per_epoch": iterations_per_epoch,
+            "val_episodes": val_episodes,
+            "test_episodes": test_episodes,
+        }
+        at_least(1, **counts)
         at_least(0, seed=seed, num_workers=num_workers)
+        for name, value in counts.items():
+            if value != int(value):
+                raise ValueError(f"{name}={value!r} is a count; give a whole number.")
         self.save_hyperparameters(ignore=self.unsaved)
         self.environments_per_batch = environments_per_batch
         self.seed = seed

@@ -33,9 +33,14 @@ class EpisodeDataset(Dataset[Environments]):
         split: ``"train"``, ``"val"`` or ``"test"``; episodes of different splits are independent.
         length: the number of episodes in one pass. Larger indices are episodes, too: later epochs use them.
         seed: decides, with the split and the index, which episode an item is.
+
+    Raises:
+        ValueError: if the split is unknown.
     """
 
     def __init__(self, split: str, length: int, seed: int) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r} is unknown; use one of {', '.join(SPLITS)}.")
         self.split = split
         self.length = length
         self.seed = seed

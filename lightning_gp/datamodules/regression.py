@@ -32,9 +32,9 @@ def check_range(**ranges: Range) -> None:
     Raises:
         ValueError: naming the argument and its value.
     """
-    for name, (low, high) in ranges.items():
-        if not low <= high:
-            raise ValueError(f"{name}=({low!r}, {high!r}) is no range; give (lowest, highest) with lowest <= highest.")
+    for name, bounds in ranges.items():
+        if not (isinstance(bounds, Sequence) and len(bounds) == 2 and bounds[0] <= bounds[1]):
+            raise ValueError(f"{name}={bounds!r} is no range; give (lowest, highest) with lowest <= highest.")
 
 
 class RegressionEpisodes(EpisodeDataset):

@@ -49,6 +49,8 @@ class Trajectory:
     @property
     def path_length(self) -> Tensor:
         """Σ_k ‖θ_{k+1} − θ_k‖ in each environment, (E,) [L22, Eq. 8]."""
+        if self.steps < 1:
+            raise ValueError(f"A path of {self.steps} inner steps has no length; take a Trajectory that adapt() made.")
         pairs = zip(self.parameters[:-1], self.parameters[1:], strict=True)
         return torch.stack([norm_per_environment(difference(after, before)) for before, after in pairs]).sum(0)
 
@@ -125,7 +127,8 @@ def adapt(
         The trajectory; ``create_graph=False`` detaches it.
 
     Raises:
-        ValueError: if ``steps`` < 1, or ``adapted`` names an unknown parameter or none.
+        ValueError: if ``steps`` < 1, ``adapted`` names an unknown parameter or none, ``lr`` lacks one, the support set
+            is empty or its axes disagree, or the loss does not depend on the parameters.
 
     Example:
         >>> def loss(p, x, y):
@@ -138,6 +141,11 @@ def adapt(
     names = _checked_names(parameters, adapted, steps)
     x, y = support
     count = x.shape[0]
+    if not count == y.shape[0] > 0:
+        raise ValueError(
+            f"support: x has shape {tuple(x.shape)} and y {tuple(y.shape)}; both must begin with the same number of "
+            "environments, at least 1."
+        )
     shared = {name: value for name, value in parameters.items() if name not in names}
     theta = {name: _stacked(parameters[name], count, create_graph) for name in parameters if name in names}
     update = _gradient_descent(lr) if inner_optimizer is None else _higher_step(inner_optimizer, theta, create_graph)
@@ -180,6 +188,11 @@ def _stacked(parameter: Tensor, count: int, create_graph: bool) -> Tensor:
 def _gradient(loss: Loss, theta: Parameters, shared: Parameters, x: Tensor, y: Tensor, graph: bool) -> Parameters:
     # Environments do not interact, so the gradient of the sum is every environment's own gradient.
     total = over_environments(loss, theta, shared, x, y).sum()
+    if not total.requires_grad:
+        raise ValueError(
+            "The loss does not depend on the adapted parameters. Compute it from the dict that is passed in, e.g. with "
+            "torch.func.functional_call(network, parameters, x), without detach() or no_grad()."
+        )
     gradients = torch.autograd.grad(total, list(theta.values()), create_graph=graph, materialize_grads=True)
     return dict(zip(theta, gradients, strict=True))
 
@@ -200,6 +213,8 @@ def stepped(value: Tensor, gradient: Tensor, rate: float | Tensor) -> Tensor:
 
 def rate_of(lr: Rates, name: str) -> float | Tensor:
     """The rate of one parameter."""
+    if isinstance(lr, Mapping) and name not in lr:
+        raise ValueError(f"lr gives no rate for {name!r}; it has {sorted(lr)}. Give one number, or a rate for each.")
     return lr[name] if isinstance(lr, Mapping) else lr
 
 

@@ -24,7 +24,7 @@ from lightning_gp.functional.double_backward import (
     explain,
     leaf,
 )
-from lightning_gp.functional.lanczos import Eigenpairs, check_arguments, leading_eigenpairs
+from lightning_gp.functional.lanczos import Eigenpairs, check_arguments, search
 
 Loss = Callable[[dict[str, Tensor]], Tensor]
 Reduce = Callable[[Tensor], Tensor]
@@ -33,6 +33,8 @@ Reduce = Callable[[Tensor], Tensor]
 # it converges on those before the ones it is blind to appear, and a clustered top 5 is missed.
 GRADIENT_WEIGHT = 0.1
 WARM_WEIGHT = 3.0
+# The i-th of the last vectors counts i^(4/3): later pairs converge last, so the start leans on them more.
+WARM_POWER = 4 / 3
 
 
 class HessianVectorProduct:
@@ -43,7 +45,7 @@ class HessianVectorProduct:
 
     Attributes:
         value: the loss, a scalar.
-        gradient: ∇L(θ), flat, shape (size,).
+        gradient: ∇L(θ), flat, shape (size,); until `forget_gradient`.
         size: number of parameters in all.
         dtype: dtype of flat vectors, the parameters' own and at least float32.
         device: device of flat vectors.
@@ -80,6 +82,12 @@ class HessianVectorProduct:
         gradient = self._output.detach()
         self.gradient = gradient if reduce is None else reduce(gradient.clone())
 
+    def forget_gradient(self) -> None:
+        """Give back the memory of `gradient`, which is as long as the parameters and which no product needs."""
+        del self.gradient
+        # Autograd wants the output's shape and graph only, not its numbers.
+        self._output.untyped_storage().resize_(0)
+
     @overload
     def __call__(self, vector: Tensor) -> Tensor: ...
     @overload
@@ -112,20 +120,15 @@ class HessianVectorProduct:
         return {name: piece.view(shape) for (name, shape), piece in zip(self.shapes.items(), pieces, strict=True)}
 
     def _multiply(self, vector: Tensor) -> Tensor:
-        if not self._output.requires_grad:
-            return self._flat([None] * len(self.shapes))
-        with torch.inference_mode(False), torch.enable_grad():
-            try:
-                entries = torch.autograd.grad(
-                    self._output,
-                    list(self._leaves.values()),
-                    vector.to(self._output),
-                    retain_graph=True,
-                    allow_unused=True,
-                )
-            except RuntimeError as error:
-                raise explain(error) from error
-        return self._flat(list(entries))
+        entries: list[Tensor | None] = [None] * len(self.shapes)
+        if self._output.requires_grad:
+            leaves, vector = list(self._leaves.values()), vector.to(self._output)
+            with torch.inference_mode(False), torch.enable_grad():
+                try:  # nothing may hold on to the tuple that autograd returns: its entries are freed one by one
+                    entries = [*torch.autograd.grad(self._output, leaves, vector, retain_graph=True, allow_unused=True)]
+                except RuntimeError as error:
+                    raise explain(error) from error
+        return self._flat(entries)
 
     def _flat(self, entries: list[Tensor | None]) -> Tensor:
         """Join what autograd returned, giving each entry back as soon as it is copied: they are as large as the net."""
@@ -193,10 +196,11 @@ def hessian_eigenvalues(
         k: number of eigenvalues.
         tol: relative error allowed in each eigenvalue; see
             :func:`~lightning_gp.functional.lanczos.leading_eigenpairs` for how it is judged.
-        initial: vectors to start from, shape (m, size) or (size,), such as `vectors` of an earlier result; their sum is
-            blended into the default start, the gradient in noise. Ignored when not finite or zero.
+        initial: vectors to start from, shape (m, size) or (size,), such as `vectors` of an earlier result, or the
+            :func:`warm_start` made of them, which is blended into the default start, the gradient in noise. Ignored
+            when not finite or zero.
         max_products: budget of Hessian-vector products.
-        basis_size: vectors kept in memory; by default what fits in 256 MB, at least k + 6.
+        basis_size: vectors kept in memory, at least k + 2; by default what fits in 256 MB, at least k + 3.
         seed: of the random vector; the global random state is neither used nor changed.
         reduce: as in :func:`hessian_vector_product`. All ranks take the same steps when it returns the same everywhere.
 
@@ -218,7 +222,7 @@ def hessian_eigenvalues(
     size = sum(parameter.numel() for parameter in parameters.values())
     check_arguments(k, size, tol, basis_size=basis_size, max_products=max_products)
     product = HessianVectorProduct(loss, parameters, reduce)
-    return leading_eigenpairs(
+    pairs = search(
         product,
         _start(product, initial, seed),
         k,
@@ -227,10 +231,32 @@ def hessian_eigenvalues(
         basis_size=basis_size,
         seed=seed + 1,
     )
+    del product  # its graph makes room for a copy of the vectors alone
+    return pairs._replace(vectors=pairs.vectors.clone())
+
+
+def warm_start(vectors: Tensor) -> Tensor:
+    """The one vector, Σ_i i^(4/3) v_i, that a search makes of earlier eigenvectors given to it as `initial`.
+
+    Args:
+        vectors: shape (m, size), in the order of their eigenvalues.
+
+    Returns:
+        Shape (size,); it serves as `initial` in their place.
+
+    Example:
+        >>> warm_start(torch.eye(2))
+        tensor([1.0000, 2.5198])
+    """
+    weights = torch.arange(1, len(vectors) + 1, dtype=vectors.dtype, device=vectors.device) ** WARM_POWER
+    return weights @ vectors
 
 
 def _start(product: HessianVectorProduct, initial: Tensor | None, seed: int) -> Tensor:
-    """Hints at the leading vectors blended into noise, so that nothing they are blind to can be missed."""
+    """Hints at the leading vectors blended into noise, so that nothing they are blind to can be missed.
+
+    The product forgets its gradient: this was its last use.
+    """
     generator = torch.Generator(product.device).manual_seed(seed)
     noise = torch.randn(product.size, dtype=product.dtype, device=product.device, generator=generator)
     start: Tensor = noise / noise.norm()
@@ -239,7 +265,8 @@ def _start(product: HessianVectorProduct, initial: Tensor | None, seed: int) -> 
     if initial is not None:
         if initial.shape[-1] != product.size or initial.dim() > 2:
             raise ValueError(f"initial must have shape (m, {product.size}), got {tuple(initial.shape)}")
-        warm = initial.detach().to(product.gradient).reshape(-1, product.size).sum(0)
+        warm = warm_start(initial.detach().to(product.gradient).reshape(-1, product.size))
         if bool(warm.isfinite().all()) and bool(warm.any()):
             start += WARM_WEIGHT * warm / warm.norm()
+    product.forget_gradient()
     return start

@@ -25,8 +25,11 @@ def differentiable_gradients(value: Tensor, leaves: list[Tensor]) -> tuple[Tenso
     """
     gradients: tuple[Tensor | None, ...] = (None,)
     if value.requires_grad:
+        # A `once_differentiable` function at the very end of the loss shows itself only if what arrives there carries a
+        # graph; it would be left out of the Hessian in silence otherwise.
+        one = torch.ones_like(value, requires_grad=True)
         try:
-            gradients = torch.autograd.grad(value, leaves, create_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(value, leaves, one, create_graph=True, allow_unused=True)
         except RuntimeError as error:
             raise explain(error) from error
     if all(gradient is None for gradient in gradients):

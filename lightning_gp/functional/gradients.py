@@ -122,7 +122,13 @@ def cosine_similarity(a: Parameters, b: Parameters) -> Tensor:
         tensor([1., 0.])
     """
     if a.keys() != b.keys():
-        raise ValueError(f"a and b are gradients of different parameters: {sorted(a)} and {sorted(b)}.")
+        raise ValueError(
+            f"a and b are gradients of different parameters: {sorted(a)} and {sorted(b)}; compare gradients of one "
+            "network."
+        )
+    counts = {stack[name].shape[0] for stack in (a, b) for name in stack} - {1}
+    if len(counts) > 1:
+        raise ValueError(f"a and b hold {sorted(counts)} environments; both must have the same number, or one have 1.")
     units_a, _ = _unit(a)
     units_b, _ = _unit(b)
     products = [(units_a[name] * units_b[name]).sum(1) for name in units_a]

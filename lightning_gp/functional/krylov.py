@@ -25,15 +25,12 @@ NOISE = 30.0  # rounding of one product, in units of eps times the operator's no
 
 
 class LanczosBasis:
-    """An orthonormal basis V (rows), the projection T = V A Vᵀ, and the next direction with its length.
-
-    Row `count` of `basis` is the next direction: images are written, and normalised, where they are needed next.
-    """
+    """An orthonormal basis V (rows), the projection T = V A Vᵀ, and the next direction with its length."""
 
     def __init__(self, product: Product, start: Tensor, capacity: int, which: Which, seed: int) -> None:
         self.product, self.which = product, which
         # Untouched pages of an empty tensor cost nothing, so a basis that stays short stays small.
-        self.basis = torch.empty(capacity + 1, start.numel(), dtype=start.dtype, device=start.device)
+        self.basis = torch.empty(capacity, start.numel(), dtype=start.dtype, device=start.device)
         # The small matrix lives on the CPU in float64: it is where cancellation would hurt.
         self.projection = torch.zeros(capacity, capacity, dtype=torch.float64)
         self.generator = torch.Generator(start.device).manual_seed(seed)
@@ -42,17 +39,16 @@ class LanczosBasis:
         self.drawn: int | None = None  # where the subspace of the latest random direction begins in the basis
         norm = _norm(start.detach())
         self.finite = math.isfinite(norm)
-        if norm == 0.0:
-            self._draw()
-        else:
-            torch.div(start.detach(), norm, out=self.basis[0])
+        self.direction = start.detach() / norm if norm else self._drawn()
 
     def extend(self) -> None:
         """Append the next direction to the basis and multiply it: one product."""
         j = self.count
         if j > 0 and self.length == 0.0:
-            self._draw()  # go on outside the subspace that is exhausted
-        image = self.basis[j + 1].copy_(self.product(self.basis[j]))
+            self.direction = self._drawn()  # go on outside the subspace that is exhausted
+        self.basis[j] = self.direction
+        del self.direction  # a product takes most memory, so no vector is held twice meanwhile
+        self.direction = image = self.product(self.basis[j]).clone()
         self.products, self.count = self.products + 1, j + 1
         column = self.projection[: j + 1, j]
         # What T already knows of this column is taken off first, so that one more pass over the basis is enough.
@@ -82,13 +78,14 @@ class LanczosBasis:
         if self.count < len(self.projection):
             self.projection[j + 1, j] = self.projection[j, j + 1] = length
 
-    def _draw(self) -> None:
+    def _drawn(self) -> Tensor:
         """A random unit direction orthogonal to the basis."""
         self.drawn = self.count
-        vector = self.basis[self.count].normal_(generator=self.generator)
+        vector = self.basis.new_empty(self.basis.shape[1]).normal_(generator=self.generator)
         for _ in range(3):
             self._orthogonalise(vector)
             vector /= _norm(vector)
+        return vector
 
     def _orthogonalise(self, vector: Tensor) -> float:
         """Take the basis off `vector` in place; the coefficient of the last basis vector is returned."""
@@ -140,7 +137,6 @@ class LanczosBasis:
         keep = min(keep, self.count - 1)
         values, vectors, _ = self.ritz()
         self.rotate(vectors[:, :keep])
-        self.basis[keep] = self.basis[self.count]
         couplings = self.length * vectors[-1, :keep]
         self.projection.zero_()
         self.projection[:keep, :keep] = torch.diag(values[:keep])
@@ -154,10 +150,14 @@ class LanczosBasis:
             strip[: len(rotation)] = rotation @ strip
 
 
+STRIP = 2**20  # vectors are converted to float64 in pieces of this length: a converted copy takes twice their memory
+
+
 def _norm(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+    norms = [torch.linalg.vector_norm(strip, dtype=torch.float64) for strip in vector.split(STRIP)]
+    return float(torch.linalg.vector_norm(torch.stack(norms)))
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
-    """Inner product accumulated in float64, a strip at a time: in float32 alone it loses half the digits."""
-    return sum(float(torch.dot(x.double(), y.double())) for x, y in zip(a.split(2**20), b.split(2**20), strict=True))
+    """Inner product accumulated in float64: in float32 alone it loses half the digits."""
+    return sum(float(torch.dot(x.double(), y.double())) for x, y in zip(a.split(STRIP), b.split(STRIP), strict=True))

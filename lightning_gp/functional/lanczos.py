@@ -20,9 +20,10 @@ from torch import Tensor
 from lightning_gp.functional.krylov import LanczosBasis, Product, Which
 
 BASIS_BYTES = 2**28
-"""What the default basis may occupy, unless k + 6 vectors need more: 357 MB for the top 2 of a ResNet-18 in float32.
+"""What the default basis and its next direction may occupy, unless k + 4 vectors need more.
 
-The next direction, one vector more, comes on top."""
+A ResNet-18 in float32 gets 5 and one; for its top 2 that costs a quarter more products than a basis without restarts.
+"""
 
 
 class Eigenpairs(NamedTuple):
@@ -72,7 +73,8 @@ def leading_eigenpairs(
         tol: relative error allowed in each value.
         which: `"largest"` algebraic, or `"magnitude"` (largest |λ|).
         max_products: budget; by default 100 + 20 k, and at least 2 size for a small operator.
-        basis_size: number of basis vectors kept before a restart; by default what fits in 256 MB, at least k + 6.
+        basis_size: number of basis vectors kept before a restart, at least k + 2; by default what fits in 256 MB, at
+            least k + 3. With fewer it takes more products.
         seed: of the vectors drawn where an invariant subspace has been exhausted.
 
     Returns:
@@ -86,19 +88,37 @@ def leading_eigenpairs(
         >>> leading_eigenpairs(lambda v: diagonal * v, torch.ones(100), k=2).values.round(decimals=1)
         tensor([100.,  99.], dtype=torch.float64)
     """
+    pairs = search(product, start, k, tol, which, max_products, basis_size, seed)
+    return pairs._replace(vectors=pairs.vectors.clone())
+
+
+def search(
+    product: Product,
+    start: Tensor,
+    k: int,
+    tol: float,
+    which: Which = "largest",
+    max_products: int | None = None,
+    basis_size: int | None = None,
+    seed: int = 0,
+) -> Eigenpairs:
+    """As :func:`leading_eigenpairs`, but `vectors` is a view into the basis, all of which it keeps in memory.
+
+    Whoever owns a product that is large can free it before the vectors are copied.
+    """
     size = start.numel()
     check_arguments(k, size, tol, which, basis_size, max_products)
     if start.dim() != 1 or not start.is_floating_point():
         raise ValueError(f"start must be a flat floating-point vector, got {start.dtype} {tuple(start.shape)}.")
     budget = max_products if max_products is not None else max(100 + 20 * k, 2 * min(size, 200))
-    fitting = BASIS_BYTES // (size * start.element_size())
-    capacity = min(size, basis_size if basis_size is not None else min(max(k + 6, fitting), 100 + 4 * k))
+    fitting = BASIS_BYTES // (size * start.element_size()) - 1
+    capacity = min(size, basis_size if basis_size is not None else min(max(k + 3, fitting), 100 + 4 * k))
     state = LanczosBasis(product, start, capacity, which, seed)
     del start  # a vector as long as the network: free it if nobody else holds it
     in_a_row = 0
     while state.products < budget and state.finite and in_a_row < k:
         if state.count == capacity:
-            state.restart(k + max(2, (capacity - k) // 3))
+            state.restart(k + max(1, (capacity - k) // 3))
         state.extend()
         if state.complete(k):
             in_a_row = k
@@ -133,7 +153,7 @@ def _leading(state: LanczosBasis, k: int, converged: bool) -> Eigenpairs:
         return Eigenpairs(nan, vectors, nan.clone(), state.products, False)
     values, vectors, residuals = state.ritz()
     state.rotate(vectors[:, :k])
-    return Eigenpairs(values[:k].clone(), state.basis[:k].clone(), residuals[:k].clone(), state.products, converged)
+    return Eigenpairs(values[:k].clone(), state.basis[:k], residuals[:k].clone(), state.products, converged)
 
 
 def check_arguments(
@@ -155,7 +175,7 @@ def check_arguments(
         raise ValueError(f"tol={tol} is a relative error; take 0 < tol < 1, e.g. 1e-3.")
     if which not in ("largest", "magnitude"):
         raise ValueError(f"which={which!r} is unknown; use 'largest' (algebraic) or 'magnitude'.")
-    if basis_size is not None and basis_size < min(size, k + 4):
-        raise ValueError(f"basis_size={basis_size} leaves no room for k={k} pairs; take at least {min(size, k + 4)}.")
+    if basis_size is not None and basis_size < min(size, k + 2):
+        raise ValueError(f"basis_size={basis_size} leaves no room for k={k} pairs; take at least {min(size, k + 2)}.")
     if max_products is not None and max_products < 1:
         raise ValueError(f"max_products={max_products} allows no product; take at least 1.")

@@ -101,7 +101,7 @@ def linearised_adapt(
         final_gradient: also give the gradient at θ_S.
 
     Returns:
-        The trajectory, detached: S + 1 points and the gradients of the linearised network's loss.
+        The detached trajectory of S + 1 points, with the gradients of the linearised network's loss.
 
     Raises:
         ValueError: if ``steps`` < 1, or ``adapted`` names an unknown parameter or none.

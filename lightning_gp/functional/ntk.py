@@ -36,8 +36,8 @@ def ntk_features(predict: Predict, parameters: Parameters, x: Tensor) -> Tensor:
         x: inputs (E, K, *feature).
 
     Returns:
-        (E, R, P): R = K · (outputs per example) rows, output by output of the first example, then of the second;
-        P parameters in the order of ``parameters``.
+        (E, R, P) with R = K · (outputs per example) rows, output by output of the first example, then of the second,
+        and P parameters in the order of ``parameters``.
 
     Raises:
         ValueError: if there is no parameter, or the outputs do not depend on any.

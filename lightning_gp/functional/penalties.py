@@ -30,7 +30,7 @@ def gradient_penalty(loss: Callable[[dict[str, Tensor]], Tensor], parameters: Ma
         A scalar; its gradient is 2 H g, by a double backward.
 
     Raises:
-        ValueError: if no parameter requires a gradient.
+        ValueError: if no parameter requires a gradient, or the loss is no scalar that depends on them.
 
     Example:
         >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
@@ -43,7 +43,14 @@ def gradient_penalty(loss: Callable[[dict[str, Tensor]], Tensor], parameters: Ma
             f"none of the parameters {sorted(parameters)} requires a gradient; call requires_grad_() first."
         )
     with torch.enable_grad():
-        gradients = torch.autograd.grad(loss(dict(parameters)), inputs, create_graph=True, materialize_grads=True)
+        value = loss(dict(parameters))
+        if value.ndim or not value.requires_grad:
+            depends = "depends" if value.requires_grad else "does not depend"
+            raise ValueError(
+                f"The loss has shape {tuple(value.shape)} and {depends} on the parameters; it must be a scalar, made "
+                "from the dict that it is given."
+            )
+        gradients = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
         return torch.stack([gradient.square().sum() for gradient in gradients]).sum()
 
 
@@ -139,6 +146,14 @@ def sum_over_processes(values: Tensor) -> Tensor:
         return values
     result: Tensor = _SumOverProcesses.apply(values)
     return result
+
+
+def mean_over_processes(means: Tensor, count: int) -> Tensor:
+    """Means over each process's ``count`` examples, turned into the mean over the examples of all; differentiable."""
+    if processes() == 1:
+        return means
+    weight = means.new_full((), count)
+    return sum_over_processes(means * weight) / sum_over_processes(weight)
 
 
 class _SumOverProcesses(torch.autograd.Function):

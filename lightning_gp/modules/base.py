@@ -22,8 +22,9 @@ from lightning_gp.environments import (
 from lightning_gp.functional.adaptation import Parameters, over_environments
 from lightning_gp.functional.precomputed import accumulated, differentiated
 from lightning_gp.modules.accuracy import accuracy
-from lightning_gp.modules.checks import check_batch, check_network, check_trainer
+from lightning_gp.modules.checks import check_batch, check_callables, check_network, check_trainer
 from lightning_gp.modules.chunking import Vectorize, channels_last, check_vectorize, chunk_size, has_convolutions
+from lightning_gp.modules.resuming import check_configuration, check_weights, finish_epoch
 from lightning_gp.modules.statistics import EpisodeStatistics
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -75,6 +76,7 @@ class EnvironmentModule(LightningModule):
         super().__init__()
         check_network(network)
         check_vectorize(vectorize)
+        check_callables(criterion=criterion, optimizer=optimizer, lr_scheduler=lr_scheduler or optimizer)
         self.network = network
         self.criterion = criterion
         self.optimizer = optimizer
@@ -223,6 +225,22 @@ class EnvironmentModule(LightningModule):
             self.log(f"{stage}/{name}", mean.float(), prog_bar=shown, sync_dist=True)
             if stage == "test":
                 self.log(f"{stage}/{name}_ci95", half_width.float(), sync_dist=True)
+
+    # -- resuming -----------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Notes which algorithm saved the checkpoint."""
+        checkpoint["algorithm"] = type(self).__name__
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses the checkpoint of another network and, to continue training, of another configuration."""
+        if self._trainer is None:
+            return
+        if self.strict_loading:
+            check_weights(self.state_dict(), checkpoint["state_dict"])
+        if self._trainer.state.fn == "fit":
+            check_configuration(type(self).__name__, self.hparams, checkpoint)
+            finish_epoch(checkpoint, self._trainer)
 
     # -- checks -------------------------------------------------------------------------------------------------
 

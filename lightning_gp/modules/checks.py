@@ -34,6 +34,21 @@ def check_network(network: nn.Module) -> None:
         )
 
 
+def check_callables(**values: Any) -> None:
+    """Refuses what is no function where one is needed.
+
+    Raises:
+        TypeError: naming the argument.
+    """
+    for name, value in values.items():
+        if not callable(value):
+            raise TypeError(
+                f"{name}={value!r} is of type {type(value).__name__}; give a function, such as "
+                "torch.nn.functional.mse_loss for criterion, or for optimizer torch.optim.Adam or "
+                "lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
+            )
+
+
 def check_steps(name: str, steps: int) -> None:
     """Refuses fewer than one inner step.
 
@@ -97,11 +112,28 @@ def check_batch(module: Any, environments: Environments) -> None:
 def check_trainer(module: Any, second_order: bool) -> None:
     """Refuses the strategies and precisions under which second-order gradients break or silently underflow.
 
+    Also refused: data modules that give each device a share of every environment, to modules that would take it for a
+    whole one, and modules inside ``torch.compile`` that compute gradients as a part of their training step.
+
     Raises:
         ValueError: naming the setting and what to use instead.
     """
     trainer = module._trainer
-    if trainer is None or not second_order:
+    if trainer is None:
+        return
+    data = type(getattr(trainer, "datamodule", None))
+    if getattr(trainer, "world_size", 1) > 1 and hasattr(data, "environment_names") and not _knows_shares(module):
+        raise ValueError(
+            f"{data.__name__} gives each of the {trainer.world_size} devices a share of every environment, which "
+            f"{type(module).__name__} would take for a whole one. Use one device, an episodic data module, or a "
+            "module with devices_share (ERM, IRMv1, REx, GradientPenalty)."
+        )
+    if getattr(module, "_compiler_ctx", None) is not None and (second_order or hasattr(module, "compile_step")):
+        raise ValueError(
+            f"torch.compile cannot compile the training step of {type(module).__name__}, which computes gradients "
+            "itself. Give the Trainer the module as it is; MAML, FOMAML, ANIL and BOIL have compile=True."
+        )
+    if not second_order:
         return
     strategy = type(trainer.strategy).__name__
     if any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
@@ -114,3 +146,7 @@ def check_trainer(module: Any, second_order: bool) -> None:
             "precision='16-mixed' scales the outer loss only; inner gradients underflow unnoticed. Use 'bf16-mixed' or "
             "'32-true', or a first-order algorithm (first_order=True)."
         )
+
+
+def _knows_shares(module: Any) -> bool:
+    return hasattr(module, "devices_share")

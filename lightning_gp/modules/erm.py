@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lightning_gp.environments import EnvironmentBatch, Environments
+from lightning_gp.environments import Environments, examples_of
+from lightning_gp.functional.adaptation import Parameters
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.named import NamedEnvironmentModule
 
@@ -23,15 +24,20 @@ class ERM(NamedEnvironmentModule):
     """
 
     @property
-    def _named(self) -> bool:
+    def by_name(self) -> bool:
+        """Whether the data module names its environments."""
         return bool(getattr(getattr(self._trainer, "datamodule", None), "environment_names", None))
+
+    @property
+    def shares_examples(self) -> bool:
+        """Named environments are shared by all processes; episodes are a process's own."""
+        return self.by_name and super().shares_examples
+
+    def environment_objectives(self, parameters: Parameters, environments: Environments) -> Tensor:
+        """L_τ(θ) of each environment over all processes' examples, (E,)."""
+        losses = self.environment_losses(parameters, environments)
+        return self.mean_over_examples(losses, examples_of(environments, "query")[1])
 
     def evaluate(self, environments: Environments) -> dict[str, Tensor]:
         """Loss and accuracy of each environment, (E,)."""
-        return super().evaluate(environments) if self._named else EnvironmentModule.evaluate(self, environments)
-
-    def _evaluate_batch(self, batch: EnvironmentBatch) -> None:
-        super()._evaluate_batch(batch) if self._named else EnvironmentModule._evaluate_batch(self, batch)
-
-    def _log_statistics(self, stage: str) -> None:
-        super()._log_statistics(stage) if self._named else EnvironmentModule._log_statistics(self, stage)
+        return super().evaluate(environments) if self.by_name else EnvironmentModule.evaluate(self, environments)

@@ -16,8 +16,7 @@ from lightning_gp.environments import EnvironmentBatch, Environments, as_batches
 from lightning_gp.functional.adaptation import Parameters, over_environments
 from lightning_gp.functional.penalties import processes, sum_over_processes
 from lightning_gp.functional.precomputed import accumulated
-from lightning_gp.modules.irm import DeviceSplit
-from lightning_gp.modules.named import NamedEnvironmentModule, at_least_zero
+from lightning_gp.modules.named import DeviceSplit, NamedEnvironmentModule, at_least_zero, check_devices_share
 from lightning_gp.networks.parts import select_parameters
 
 Coefficient = float | Mapping[str, float]
@@ -36,8 +35,8 @@ class GradientPenalty(NamedEnvironmentModule):
 
     **Several devices.** ``devices_share="examples"`` says that every process holds a share of *each* environment: the
     gradient g is then averaged over processes before it is multiplied with the Hessian and before its norm is taken, so
-    that the penalty is that of the whole environment. The shares must be of equal size. ``"environments"`` says that
-    each process holds whole environments of its own, as many as any other.
+    that the penalty is that of the whole environment, also where the shares are not of equal size. ``"environments"``
+    says that each process holds whole environments of its own, as many as any other.
 
     Args:
         network: the network; see ``EnvironmentModule``.
@@ -68,8 +67,7 @@ class GradientPenalty(NamedEnvironmentModule):
         super().__init__(network, **kwargs)
         if sign not in (-1, 1):
             raise ValueError(f"sign={sign!r} must be +1 (towards small gradients) or -1 (towards large gradients).")
-        if devices_share not in ("examples", "environments"):
-            raise ValueError(f"devices_share={devices_share!r} is unknown; use 'examples' or 'environments'.")
+        check_devices_share(devices_share)
         self.save_hyperparameters(ignore=["network", "criterion", "optimizer", "lr_scheduler"])
         self.coefficients = coefficients_by_name(network, coefficient)
         self.sign = sign
@@ -83,9 +81,16 @@ class GradientPenalty(NamedEnvironmentModule):
     def environment_objectives(self, parameters: Parameters, environments: Environments) -> Tensor:
         """L_τ + sign·α‖∇L_τ‖² of each environment, (E,), by plain autograd.
 
-        For callbacks and tests: it may be differentiated any number of times, and sees this process's examples only.
+        For callbacks and tests: it may be differentiated any number of times. With shared examples both are those of
+        all processes' examples.
         """
         losses, gradients = self._losses_and_gradients(parameters, environments)
+        if self.shares_examples:
+            targets = examples_of(environments, "support")[1]
+            losses = self.mean_over_examples(losses, targets)
+            sizes = [gradient[0].numel() for gradient in gradients.values()]
+            whole = self.mean_over_examples(torch.cat([g.flatten(1) for g in gradients.values()], dim=1), targets)
+            gradients = dict(zip(gradients, whole.split(sizes, dim=1), strict=True))
         penalties = sum(
             (alpha * gradients[name].flatten(1).square().sum(1) for name, alpha in self.coefficients.items()),
             start=torch.zeros_like(losses),
@@ -130,14 +135,16 @@ class GradientPenalty(NamedEnvironmentModule):
         frozen = {name: value for name, value in self.network_parameters().items() if name not in trained}
         losses, gradients = self._losses_and_gradients({**leaves, **frozen}, environments)
         own = {name: gradients[name].detach() for name in trained}
-        whole = {name: self._mean_over_processes(own[name]) for name in self.coefficients}
+        targets = examples_of(environments, "support")[1]
+        whole = {name: self.mean_over_examples(own[name], targets) for name in self.coefficients}
         directions = [alpha * whole[name] for name, alpha in self.coefficients.items()]
         products = self._hessian_products([gradients[name] for name in self.coefficients], leaves, directions)
-        value = losses.detach().sum()
+        share = self._share(targets)  # DDP takes the plain mean over processes
+        value = self.mean_over_examples(losses.detach(), targets).sum()
         for name, alpha in self.coefficients.items():
             value = value + self.sign * alpha * whole[name].square().sum()
         return value, {
-            id(parameter): own[name].sum(0) + 2 * self.sign * product
+            id(parameter): share * (own[name].sum(0) + 2 * self.sign * product)
             for (name, parameter), product in zip(trained.items(), products, strict=True)
         }
 
@@ -149,16 +156,12 @@ class GradientPenalty(NamedEnvironmentModule):
         outputs, vectors = zip(*curved, strict=True)
         return list(torch.autograd.grad(outputs, list(leaves.values()), vectors, materialize_grads=True))
 
-    def _mean_over_processes(self, gradient: Tensor) -> Tensor:
-        if self.devices_share == "environments":
-            return gradient
-        return sum_over_processes(gradient) / processes()
-
-    def pieces(self, batches: Any) -> list[Environments]:
-        """Chunks of environments; one by one where processes must cut alike, as their collectives have to match."""
-        if self._chunk_size is None and self.devices_share == "examples" and processes() > 1:
-            self._chunk_size = 1
-        return super().pieces(batches)
+    def _share(self, targets: Tensor) -> float:
+        """This process's examples over the mean number of examples on a process."""
+        if not self.shares_examples:
+            return 1.0
+        count = torch.tensor(float(targets.shape[1]), device=targets.device)
+        return float(count * processes() / sum_over_processes(count))
 
 
 def coefficients_by_name(network: nn.Module, coefficient: Coefficient) -> dict[str, float]:
@@ -171,7 +174,10 @@ def coefficients_by_name(network: nn.Module, coefficient: Coefficient) -> dict[s
     result: dict[str, float] = {}
     for group, alpha in groups.items():
         at_least_zero(**{f"coefficient[{group!r}]" if isinstance(coefficient, Mapping) else "coefficient": alpha})
-        names = select_parameters(network, group)
+        try:
+            names = select_parameters(network, group)
+        except ValueError as error:
+            raise ValueError(f"coefficient names the group {group!r}: {error}") from error
         twice = sorted(set(names) & set(result))
         if twice:
             raise ValueError(

@@ -91,6 +91,8 @@ def _resolved(inner_lr: InnerLR, names: list[str]) -> dict[str, float]:
 
 
 def _checked(name: str, rate: float) -> float:
+    if isinstance(rate, (str, bool)) or not hasattr(rate, "__float__"):
+        raise TypeError(f"{name}={rate!r} must be a number, or a mapping from parameter names to numbers.")
     rate = float(rate)
     if not math.isfinite(rate) or rate < 0:
         raise ValueError(f"{name}={rate} must be a finite number that is not negative (0 turns the inner loop off).")

@@ -16,7 +16,7 @@ is what IRM itself wants small: watch that, on held-out examples of the training
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,7 @@ from lightning_gp.functional.adaptation import Parameters, over_environments
 from lightning_gp.functional.penalties import halves, processes, scale_gradient, sum_over_processes
 from lightning_gp.modules.accuracy import accuracy
 from lightning_gp.modules.base import EnvironmentModule
-from lightning_gp.modules.named import NamedEnvironmentModule, at_least_zero
-
-DeviceSplit: TypeAlias = Literal["examples", "environments"]
+from lightning_gp.modules.named import DeviceSplit, NamedEnvironmentModule, at_least_zero, check_devices_share
 
 
 class InvarianceModule(NamedEnvironmentModule):
@@ -69,8 +67,7 @@ class InvarianceModule(NamedEnvironmentModule):
     ) -> None:
         super().__init__(network, **kwargs)
         at_least_zero(penalty_weight=penalty_weight, anneal_steps=anneal_steps, l2=l2)
-        if devices_share not in ("examples", "environments"):
-            raise ValueError(f"devices_share={devices_share!r} is unknown; use 'examples' or 'environments'.")
+        check_devices_share(devices_share)
         if type(self).loss is not EnvironmentModule.loss:
             raise ValueError(
                 f"{type(self).__name__} overrides loss(), which this objective does not call: it needs the logits. "
@@ -124,24 +121,6 @@ class InvarianceModule(NamedEnvironmentModule):
         A loop: there are few environments, and the criterion need not be one that ``vmap`` can differentiate inside.
         """
         return torch.stack([function(z, y) for z, y in zip(logits, targets, strict=True)])
-
-    @property
-    def shares_examples(self) -> bool:
-        """Whether other processes hold more examples of the same environments."""
-        return self.devices_share == "examples" and processes() > 1
-
-    def mean_over_examples(self, means: Tensor, targets: Tensor) -> Tensor:
-        """Means over this process's examples, (E,), turned into means over those of all processes."""
-        if not self.shares_examples:
-            return means
-        count = means.new_full((), targets.shape[1])
-        return sum_over_processes(means * count) / sum_over_processes(count)
-
-    def pieces(self, batches: Any) -> list[Environments]:
-        """Chunks of environments; one by one where processes must cut alike, as their collectives have to match."""
-        if self._chunk_size is None and self.shares_examples:
-            self._chunk_size = 1
-        return super().pieces(batches)
 
     # -- checks -------------------------------------------------------------------------------------------------
 
@@ -234,6 +213,9 @@ class REx(InvarianceModule):
         >>> module.training_loss(Environments((torch.zeros(2, 5, 3), torch.zeros(2, 5, 1)))).shape
         torch.Size([])
     """
+
+    couples_environments = True
+    """The objective is not a mean over environments, so it cannot be put together from parts of a batch."""
 
     def penalties(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(R_τ − mean R)², (E,), whose mean is the variance."""

@@ -8,6 +8,8 @@ gradient-based multi-environment learning from gradient norm regularization pers
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,6 +49,7 @@ class MAML(EnvironmentModule):
 
     Raises:
         ValueError: if an argument is out of range or names no parameter.
+        RuntimeError: at the first step, if torch cannot compile it (torch 2.5 cannot).
 
     Example:
         >>> from lightning_gp.networks import SinusoidMLP
@@ -151,19 +154,20 @@ class MAML(EnvironmentModule):
     def _explicit(self, environments: Environments, weight: float) -> tuple[Tensor, dict[int, Tensor]]:
         """``weight`` times the sum of the objectives, and its gradient by every trained tensor, keyed by id."""
         parameters, rates = self.network_parameters(), self.inner_rates()
-        result = self._meta_gradient(
-            self.loss,
-            parameters,
-            environments.support,
-            examples_of(environments, "query"),
-            rates,
-            self.inner_steps,
-            weight=weight,
-            first_order=self.first_order,
-            adapted=self.adapted,
-            rate_gradients=self.inner_rates.learned,
-            traceable=self.compile_step,
-        )
+        with self._naming_compilation():
+            result = self._meta_gradient(
+                self.loss,
+                parameters,
+                environments.support,
+                examples_of(environments, "query"),
+                rates,
+                self.inner_steps,
+                weight=weight,
+                first_order=self.first_order,
+                adapted=self.adapted,
+                rate_gradients=self.inner_rates.learned,
+                traceable=self.compile_step,
+            )
         gradients = {id(tensor): result.parameters[name] for name, tensor in parameters.items()}
         for name, gradient in result.rates.items():
             rate = rates[name]
@@ -171,6 +175,18 @@ class MAML(EnvironmentModule):
             gradient = gradient.sum_to_size(rate.shape)
             gradients[id(rate)] = gradients[id(rate)] + gradient if id(rate) in gradients else gradient
         return weight * result.losses.sum(), gradients
+
+    @contextmanager
+    def _naming_compilation(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if not self.compile_step or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            raise RuntimeError(
+                f"torch {torch.__version__} could not compile the step of {type(self).__name__}, with "
+                f"{type(error).__name__}: leave compile False, or try a newer torch. Above is torch's own message."
+            ) from error
 
     def _check_explicit(self) -> None:
         if type(self).environment_objectives is not MAML.environment_objectives:

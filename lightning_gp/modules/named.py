@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_gp.environments import EnvironmentBatch, Environments, chunks_of, clone, examples_of
+from lightning_gp.functional.penalties import mean_over_processes, processes
 from lightning_gp.modules.accuracy import is_binary
 from lightning_gp.modules.base import EnvironmentModule
+
+DeviceSplit: TypeAlias = Literal["examples", "environments"]
 
 
 class ExampleMean(Metric):
@@ -48,7 +51,42 @@ class NamedEnvironmentModule(EnvironmentModule):
 
     Accuracy counts the right classes for integer targets, and the right signs of the logit for the binary
     cross-entropy with logits. ``modules.irm`` says which of these metrics a checkpoint should watch.
+
+    With an episodic data module (fresh environments in every batch) a position means nothing: the means over episodes
+    are logged, as by ``EnvironmentModule``.
+
+    **Several devices.** ``devices_share`` says what a process holds a part of: ``"examples"``, a share of *each*
+    environment, the same environments in the same order, as this package's named environments are dealt out; or
+    ``"environments"``, whole environments of its own, as many as any other.
     """
+
+    devices_share: DeviceSplit = "examples"
+
+    @property
+    def shares_examples(self) -> bool:
+        """Whether other processes hold more examples of the same environments."""
+        return self.devices_share == "examples" and processes() > 1
+
+    @property
+    def by_name(self) -> bool:
+        """Whether position e of every batch is environment e; not so for episodes."""
+        return not is_episodic(getattr(self._trainer, "datamodule", None))
+
+    def mean_over_examples(self, means: Tensor, targets: Tensor) -> Tensor:
+        """Means over this process's examples of targets (E, K, ...), turned into means over those of all processes."""
+        return mean_over_processes(means, targets.shape[1]) if self.shares_examples else means
+
+    def pieces(self, batches: Sequence[Environments]) -> list[Environments]:
+        """Chunks of environments; one by one where processes must cut alike, as their collectives have to match."""
+        if self._chunk_size is None and self.shares_examples:
+            self._chunk_size = 1
+        return super().pieces(batches)
+
+    def setup(self, stage: str) -> None:
+        """Also refuses data that are not dealt out to devices as ``devices_share`` says."""
+        super().setup(stage)
+        if stage == "fit" and processes() > 1:
+            check_devices(self, getattr(self._trainer, "datamodule", None))
 
     def evaluate(self, environments: Environments) -> dict[str, Tensor]:
         """Numbers of each environment, (E,), by name."""
@@ -56,13 +94,16 @@ class NamedEnvironmentModule(EnvironmentModule):
         with torch.no_grad():
             examples = zip(*examples_of(environments, "query"), strict=True)
             values = [self.measure(parameters, x, y) for x, y in examples]
-            return {name: torch.stack([value[name] for value in values]) for name in values[0]}
+            columns = {name: torch.stack([value[name] for value in values]) for name in values[0]}
+            return columns if self.by_name else self.summarize(columns)
 
     def summarize(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """What to log of the numbers of each environment, (E,), averaged over all its examples."""
         return values
 
     def _evaluate_batch(self, batch: EnvironmentBatch) -> None:
+        if not self.by_name:
+            return super()._evaluate_batch(batch)
         with torch.inference_mode(False):
             batches = [one for environments in self._checked_batches(batch) for one in chunks_of(environments, 1)]
             for position, environments in enumerate(batches):
@@ -79,6 +120,8 @@ class NamedEnvironmentModule(EnvironmentModule):
         return statistic
 
     def _log_statistics(self, stage: str) -> None:
+        if not self.by_name:
+            return super()._log_statistics(stage)
         columns: dict[str, list[Tensor]] = {}
         for key, statistic in self.statistics.items():  # positions of a name come in order
             columns.setdefault(key.partition(":")[0], []).append(statistic.compute().float())  # type: ignore[operator]
@@ -105,6 +148,34 @@ class NamedEnvironmentModule(EnvironmentModule):
         return batches
 
 
+def is_episodic(datamodule: Any) -> bool:
+    """Whether a data module draws whole environments for each process, fresh ones in every batch."""
+    return hasattr(datamodule, "environments_per_batch")
+
+
+def check_devices_share(value: str) -> None:
+    """Refuses anything but the two choices.
+
+    Raises:
+        ValueError: naming the value.
+    """
+    if value not in ("examples", "environments"):
+        raise ValueError(f"devices_share={value!r} is unknown; use 'examples' or 'environments'.")
+
+
+def check_devices(module: NamedEnvironmentModule, datamodule: Any) -> None:
+    """Refuses data of this package that are dealt out to devices in another way than the module believes.
+
+    Raises:
+        ValueError: naming both; gradients and penalties would be wrong without notice.
+    """
+    names = f"devices_share={module.devices_share!r}, but {type(datamodule).__name__} gives each device"
+    if module.shares_examples and is_episodic(datamodule):
+        raise ValueError(f"{names} whole environments of its own: set devices_share='environments'.")
+    if module.devices_share == "environments" and hasattr(datamodule, "environment_names"):
+        raise ValueError(f"{names} a share of every environment: set devices_share='examples'.")
+
+
 def check_binary_targets(batches: Sequence[Environments]) -> None:
     """Refuses targets other than 0 and 1.
 
@@ -128,5 +199,5 @@ def at_least_zero(**values: float) -> None:
         ValueError: naming the argument and its value.
     """
     for name, value in values.items():
-        if not 0 <= value < math.inf:
+        if isinstance(value, str) or value is None or not 0 <= value < math.inf:
             raise ValueError(f"{name}={value!r} must be a number of at least 0.")

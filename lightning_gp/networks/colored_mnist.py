@@ -18,6 +18,9 @@ class ColoredMNISTMLP(nn.Module):
         channels: 2 for colour images, 1 for gray ones.
         size: height and width of the images.
 
+    Raises:
+        ValueError: if a number is below 1.
+
     Example:
         >>> import torch
         >>> ColoredMNISTMLP()(torch.zeros(5, 2, 14, 14)).shape
@@ -26,6 +29,9 @@ class ColoredMNISTMLP(nn.Module):
 
     def __init__(self, hidden: int = 256, layers: int = 2, channels: int = 2, size: int = 14) -> None:
         super().__init__()
+        for name, value in {"hidden": hidden, "layers": layers, "channels": channels, "size": size}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value!r} must be at least 1.")
         widths = [channels * size * size, *[hidden] * layers]
         body: list[nn.Module] = [nn.Flatten()]
         for before, after in pairwise(widths):

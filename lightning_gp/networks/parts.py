@@ -20,12 +20,15 @@ def select_parameters(network: nn.Module, choice: ParameterChoice = "all") -> li
         choice: see above.
 
     Raises:
+        TypeError: if ``choice`` is neither of them.
         ValueError: if nothing is picked, naming what there is to choose from.
 
     Example:
         >>> select_parameters(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), ["1"])
         ['1.weight', '1.bias']
     """
+    if not callable(choice) and not isinstance(choice, (str, Sequence)):
+        raise TypeError(f"adapt={choice!r} must be 'all', 'head', 'body', a list of name prefixes, or a predicate.")
     names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     children = [name for name, _ in network.named_children()]
     if isinstance(choice, str) and choice in ("head", "body") and "head" not in children:
@@ -71,7 +74,12 @@ def use_batch_statistics(network: nn.Module) -> nn.Module:
 
     One set of running statistics cannot serve many environments: every inner step would overwrite it. With batch
     statistics, predictions depend on the other examples of the batch, as in C. Finn et al., 2017.
+
+    Raises:
+        TypeError: if ``network`` is no module.
     """
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}.")
     for layer in network.modules():
         if getattr(layer, "running_mean", None) is not None and hasattr(layer, "track_running_stats"):
             setattr(layer, "track_running_stats", False)  # noqa: B010  (any normalisation layer, of whatever class)

@@ -15,6 +15,9 @@ class SinusoidMLP(nn.Module):
         in_features: input dimension.
         out_features: output dimension.
 
+    Raises:
+        ValueError: if there is no hidden layer, or a width is below 1.
+
     Example:
         >>> import torch
         >>> SinusoidMLP()(torch.zeros(10, 1)).shape
@@ -23,6 +26,11 @@ class SinusoidMLP(nn.Module):
 
     def __init__(self, hidden: Sequence[int] = (40, 40), in_features: int = 1, out_features: int = 1) -> None:
         super().__init__()
+        if isinstance(hidden, (int, str)) or not hidden or min(in_features, out_features, *hidden) < 1:
+            raise ValueError(
+                f"hidden={hidden!r}, in_features={in_features}, out_features={out_features}: hidden must be a list of "
+                "widths, as in hidden=(40, 40), and every number at least 1."
+            )
         widths = [in_features, *hidden]
         layers: list[nn.Module] = []
         for before, after in zip(widths[:-1], widths[1:], strict=True):

@@ -109,7 +109,12 @@ def effective_curvature(eigenvalues: Tensor, inner_lr: Tensor, kind: Kind, inner
 
     Returns:
         The broadcast shape.
+
+    Raises:
+        ValueError: if ``kind`` is unknown.
     """
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(map(repr, KINDS))}.")
     rounding = torch.finfo(eigenvalues.dtype).eps * max(eigenvalues.shape[-1], 4)
     largest = eigenvalues.abs().amax(-1, keepdim=True)
     eigenvalues = torch.where(eigenvalues.abs() <= rounding * largest, 0.0, eigenvalues)

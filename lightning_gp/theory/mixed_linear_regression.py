@@ -129,6 +129,11 @@ def adaptation_distance(
         tensor(0.0625)
     """
     _check(features, optima)
+    if parameters.shape != optima.shape[1:]:
+        raise ValueError(
+            f"parameters have shape {tuple(parameters.shape)}; with features {tuple(features.shape)} it must be "
+            f"({features.shape[2]},)."
+        )
     return _contracted((parameters - optima).unsqueeze(-1), features, inner_lr, steps).square().sum((1, 2)).mean()
 
 
@@ -170,6 +175,7 @@ def expected_adaptation_loss(features: Tensor, new_features: Tensor, inner_lr: f
         ValueError: if a shape is not (N, K, d).
     """
     C = adapted_features(new_features, inner_lr)
+    _check_dimension(features, new_features)
     return (C.square().sum((1, 2)) + ((C @ solution_covariance(features, inner_lr)) * C).sum((1, 2))).mean() / C.shape[
         1
     ]
@@ -194,6 +200,7 @@ def expected_adaptation_distance(
         ValueError: if a shape is not (N, K, d), or t is negative.
     """
     adapted_features(new_features, 0.0)  # checks the shape
+    _check_dimension(features, new_features)
     identity = torch.eye(new_features.shape[2]).to(new_features)
     root = torch.linalg.cholesky(identity + solution_covariance(features, solution_lr))
     return (
@@ -215,6 +222,14 @@ def _inverse(C: Tensor) -> Tensor:
     flat = C.flatten(0, 1)
     inverse: Tensor = torch.linalg.pinv(flat.mT @ flat, hermitian=True)
     return inverse
+
+
+def _check_dimension(features: Tensor, new_features: Tensor) -> None:
+    if features.shape[-1] != new_features.shape[-1]:
+        raise ValueError(
+            f"features have shape {tuple(features.shape)} and new_features {tuple(new_features.shape)}; the last axis, "
+            "d, must be the same."
+        )
 
 
 def _check(features: Tensor, optima: Tensor) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Hashable, Sequence
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_gp.environments import Environments, count_of, examples_of
-from lightning_gp.functional.adaptation import Parameters
 from lightning_gp.functional.meta_gradient import meta_gradient
-
-ValueAndGradients: TypeAlias = Callable[[list[Environments]], tuple[Tensor, list[Tensor]]]
+from lightning_gp.trainability.recording import Recorded, Step, layout, recorded, tensors_of
 
 
 def check_objective(objective: Any) -> None:
@@ -64,8 +62,26 @@ def set_rate(objective: Any, rate: float) -> None:
         objective.penalty_weight = rate
 
 
-def value_and_gradients(objective: Any) -> ValueAndGradients:
-    """The training objective of a batch and its gradient by ``objective.trained_parameters()``.
+def rates_of(objective: Any) -> tuple[float, ...]:
+    """The numbers that α is in force with."""
+    name = rate_name(objective)
+    if name == "penalty_weight":
+        return (objective.penalty_weight,)
+    return tuple((objective.inner_rates.initial if name == "inner_lr" else objective.coefficients).values())
+
+
+class Evaluation(Protocol):
+    """The training objective of a batch and its gradient by ``objective.trained_parameters()``."""
+
+    def __call__(self, batches: list[Environments]) -> tuple[Tensor, list[Tensor]]:
+        """Value and gradients."""
+
+    def confirm(self, batches: list[Environments], loss: Tensor) -> None:
+        """Raises an error if ``loss`` is not what the objective gives."""
+
+
+def value_and_gradients(objective: Any) -> Evaluation:
+    """How a map evaluates an objective, recorded after some calls.
 
     A module made with ``compile=True`` gets its written-out gradient compiled once for all α.
     """
@@ -77,42 +93,59 @@ def value_and_gradients(objective: Any) -> ValueAndGradients:
         loss = objective.training_loss(batches)
         return loss.detach(), list(torch.autograd.grad(loss, inputs, materialize_grads=True))
 
-    return evaluate
+    def whole(batches: list[Environments]) -> bool:
+        return inputs[0].device.type == "cpu" and hasattr(objective, "pieces") and len(objective.pieces(batches)) == 1
+
+    return Recorded(evaluate, inputs, lambda: rates_of(objective), whole)
 
 
 class _Compiled:
-    """MAML's gradient with α as a tensor: one compilation serves all cells."""
+    """MAML's gradient with α as a tensor: one compilation serves all cells.
+
+    What is compiled is the recording, for which the compiler need not watch the module's attributes in each call.
+    """
 
     def __init__(self, objective: Any) -> None:
         self.objective = objective
+        self.parameters = {name: value.detach() for name, value in objective.network_parameters().items()}
         self.names = [name for name, value in objective.network_parameters().items() if value.requires_grad]
-        self.step = torch.compile(self._step, dynamic=False)
+        self.steps: dict[Hashable, Step] = {}
 
-    def _step(self, parameters: Parameters, environments: Environments, rate: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _step(self, rate: Tensor, environments: Environments, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
         module = self.objective
-        query = examples_of(environments, "query")
         result = meta_gradient(
             module.loss,
-            parameters,
+            dict(zip(self.parameters, parameters, strict=True)),
             environments.support,
-            query,
+            examples_of(environments, "query"),
             dict.fromkeys(module.inner_rates.initial, rate),
             module.inner_steps,
             first_order=module.first_order,
             adapted=module.adapted,
             traceable=True,
         )
-        return result.losses.sum(), [result.parameters[name] for name in self.names]
+        return result.losses.sum(), *(result.parameters[name] for name in self.names)
+
+    def _evaluated(self, rate: Tensor, environments: Environments) -> list[Tensor]:
+        tensors = tensors_of([environments])
+        inputs = [rate, *self.parameters.values(), *tensors]
+        key = layout(tensors)
+        if key not in self.steps:
+            graph = recorded(lambda rate, *rest: self._step(rate, environments, rest[: len(self.parameters)]), inputs)
+            self.steps[key] = torch.compile(graph, dynamic=False)
+        with torch.no_grad():
+            return list(self.steps[key](*inputs))
 
     def __call__(self, batches: list[Environments]) -> tuple[Tensor, list[Tensor]]:
-        parameters = {name: value.detach() for name, value in self.objective.network_parameters().items()}
-        some: nn.Parameter | Tensor = next(iter(parameters.values()))
+        some = next(iter(self.parameters.values()))
         rate = some.new_tensor(next(iter(self.objective.inner_rates.initial.values())))
-        total = sum(count_of(environments) for environments in batches)
-        value: Any = 0.0
-        sums: Any = None
+        total = float(sum(count_of(environments) for environments in batches))
+        sums: list[Tensor] = []
         for piece in self.objective.pieces(batches):
-            loss, gradients = self.step(parameters, piece, rate)
-            value = value + loss
-            sums = gradients if sums is None else torch._foreach_add(sums, gradients)
-        return value / total, list(torch._foreach_div(sums, float(total)))
+            found = self._evaluated(rate, piece)
+            sums = list(torch._foreach_add(sums, found)) if sums else found
+        loss, *gradients = torch._foreach_div(sums, total)
+        return loss, gradients
+
+    def confirm(self, batches: list[Environments], loss: Tensor) -> None:
+        """Nothing to do: tests compare the compiled gradient with autograd, up to rounding."""

@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_gp.functional.curvature import hessian_eigenvalues, hessian_vector_product
+from lightning_gp.functional.curvature import hessian_eigenvalues, hessian_vector_product, warm_start
 from lightning_gp.functional.lanczos import leading_eigenpairs
 
 
@@ -137,6 +137,14 @@ def test_warm_start_saves_products_while_a_network_trains():
     assert warm_start <= 0.85 * random_start
 
 
+def test_one_vector_stands_for_all():
+    loss, parameters = network_loss()
+    vectors = hessian_eigenvalues(loss, parameters, 3).vectors
+    left, right = (hessian_eigenvalues(loss, parameters, 3, initial=v) for v in (vectors, warm_start(vectors)))
+    assert torch.equal(left.values, right.values)
+    assert left.products == right.products
+
+
 def test_initial_vectors_that_are_useless_or_wrong():
     loss, parameters = network_loss()
     expected = hessian_eigenvalues(loss, parameters, 2)
@@ -213,7 +221,12 @@ def attention(p):
 
 
 @pytest.mark.parametrize(
-    ("loss", "shape"), [(attention, (1, 2, 8, 16)), (lambda p: Once.apply(p["w"]).square().sum(), (3,))]
+    ("loss", "shape"),
+    [
+        (attention, (1, 2, 8, 16)),
+        (lambda p: Once.apply(p["w"]).square().sum(), (3,)),
+        (lambda p: Once.apply(p["w"].square().sum()), (3,)),
+    ],
 )
 def test_no_double_backward_names_the_way_out(loss, shape):
     with pytest.raises(RuntimeError, match=r"no double backward.*SDPBackend\.MATH"):
@@ -245,6 +258,16 @@ def test_attention_with_the_math_kernel():
 def test_bad_losses(loss, parameters, error, message):
     with pytest.raises(error, match=message):
         hessian_vector_product(loss, parameters)
+
+
+def test_products_need_no_gradient():
+    loss, parameters = network_loss()
+    product = hessian_vector_product(loss, parameters)
+    v = torch.randn(product.size, dtype=torch.float64)
+    before = product(v)
+    product.forget_gradient()
+    assert torch.equal(product(v), before)
+    assert not hasattr(product, "gradient")
 
 
 def test_bad_vectors():

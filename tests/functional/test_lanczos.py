@@ -50,15 +50,29 @@ def test_loose_tolerance_keeps_its_promise(name, seed):
 
 
 @pytest.mark.parametrize("name", SPECTRA)
-def test_restarts_with_a_small_basis(name):
+@pytest.mark.parametrize("basis_size", [5, 6, 9])
+def test_restarts_with_a_small_basis(name, basis_size):
     a = matrix(SPECTRA[name])
-    pairs = leading_eigenpairs(lambda v: a @ v, start(100), 3, tol=1e-8, basis_size=9, max_products=2000)
+    pairs = leading_eigenpairs(
+        lambda v: a @ v, start(100), 3, tol=1e-8, basis_size=basis_size, max_products=5000
+    )  # fmt: skip
     expected = torch.tensor(sorted(SPECTRA[name], reverse=True)[:3], dtype=torch.float64)
     assert pairs.converged
-    assert pairs.products > 9
+    assert pairs.products > basis_size
+    assert pairs.vectors.untyped_storage().nbytes() == 3 * 100 * 8  # the rest of the basis is given back
     torch.testing.assert_close(pairs.values, expected, rtol=1e-7, atol=0)
     residuals = (pairs.vectors @ a - pairs.values[:, None] * pairs.vectors).norm(dim=1)
     torch.testing.assert_close(pairs.residuals, residuals, rtol=1e-2, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_smallest_basis_keeps_the_promise_of_a_loose_tolerance(name, seed):
+    a = matrix(SPECTRA[name])
+    pairs = leading_eigenpairs(lambda v: a @ v, start(100, seed=seed), 2, tol=1e-3, basis_size=4, max_products=5000)
+    expected = torch.tensor(sorted(SPECTRA[name], reverse=True)[:2], dtype=torch.float64)
+    assert pairs.converged
+    torch.testing.assert_close(pairs.values, expected, rtol=1e-3, atol=0)
 
 
 def test_float32_reaches_float32_accuracy_without_copies():

@@ -1,0 +1,418 @@
+"""The table of bad inputs: what a user might do wrong, and what the message must name.
+
+Each row: the public name, the call, the exception, a fragment that names the cause, a fragment that names the remedy.
+What the modules refuse in a Trainer is in ``tests/modules/test_refusals.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lightning_gp as gp
+import lightning_gp.callbacks as callbacks
+import lightning_gp.datamodules as data
+import lightning_gp.functional as fn
+import lightning_gp.modules as modules
+import lightning_gp.networks as networks
+import lightning_gp.theory as theory
+import lightning_gp.trainability as maps
+from lightning_gp.environments import Environments, as_batches, check, examples_of
+
+MISSING = Path("no-such-folder")
+NAN = float("nan")
+
+
+class Row(NamedTuple):
+    """One mistake."""
+
+    name: str
+    call: Callable[[], object]
+    error: type[Exception]
+    cause: str
+    remedy: str
+
+
+def net() -> nn.Module:
+    return networks.SinusoidMLP(hidden=(3,))
+
+
+def linear() -> nn.Module:
+    return nn.Linear(2, 3)
+
+
+def scalar_loss(p: dict[str, torch.Tensor]) -> torch.Tensor:
+    return p["w"].square().sum()
+
+
+def loss(p: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (p["w"].sum() * x - y).square().mean()
+
+
+def predict(p: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    return p["w"].sum() * x
+
+
+def regression_maml() -> nn.Module:
+    return gp.MAML(net(), criterion=F.mse_loss)
+
+
+def constant(*_: object) -> torch.Tensor:
+    return torch.zeros(())
+
+
+x = torch.zeros(2, 3, 1)
+w = {"w": torch.ones(2, requires_grad=True)}
+path = fn.adapt(loss, w, (x, x), 0.1)
+nothing = fn.Trajectory(({},), (), {})
+features = torch.ones(2, 3, 2)
+optima = torch.ones(2, 2)
+ones = torch.ones(2)
+logits = torch.zeros(2, 3, 4)
+
+ALGORITHMS = [
+    Row("ANIL", lambda: gp.ANIL(linear()), ValueError, "'head' needs a network", "pass a list of name prefixes"),
+    Row("BOIL", lambda: gp.BOIL(linear()), ValueError, "adapt='body' needs", "Rename its last layer"),
+    Row("ERM", lambda: gp.ERM(net(), vectorize=-1), ValueError, "vectorize=-1", "allowed are 'auto', True"),
+    Row("ERM", lambda: gp.ERM(net(), criterion="mse"), TypeError, "criterion='mse'", "torch.nn.functional.mse_loss"),
+    Row("ERM", lambda: gp.ERM(net(), optimizer=0.1), TypeError, "optimizer=0.1", "torch.optim.Adam"),
+    Row("ERM", lambda: gp.ERM(net(), lr_scheduler=3), TypeError, "lr_scheduler=3", "give a function"),
+    Row("EnvironmentModule", lambda: gp.EnvironmentModule(None), TypeError, "NoneType", "torch.nn.Module"),
+    Row("EnvironmentModule", lambda: gp.EnvironmentModule(nn.ReLU()), ValueError, "ReLU", "requires a gradient"),
+    Row("Environments", lambda: check(Environments((x, x[:1]))), ValueError, "x has shape (2, 3, 1) and y (1", "same"),
+    Row("Environments", lambda: check(Environments((x, x), (x[:1], x[:1]))), ValueError, "2 environments", "the same"),
+    Row("Environments", lambda: check(Environments(x)), TypeError, "got Tensor", "a pair (x, y) of tensors"),
+    Row("Environments", lambda: check(Environments(([1], [2]))), TypeError, "got tuple", "of tensors"),
+    Row("Environments", lambda: check(Environments((x[:, :0], x[:, :0]))), ValueError, "is empty", "needs examples"),
+    Row("Environments", lambda: as_batches([x, x]), TypeError, "got list", "Environments(support=(x, y)"),
+    Row("Environments", lambda: examples_of(Environments((x, x)), "val"), ValueError, "'val'", "'support' or 'query'"),
+    Row("FOMAML", lambda: gp.FOMAML(net(), inner_lr=float("inf")), ValueError, "inner_lr=inf", "must be a finite"),
+    Row("FOMAML", lambda: gp.FOMAML(net(), inner_lr="fast"), TypeError, "inner_lr='fast'", "must be a number"),
+    Row("FOMAML", lambda: gp.FOMAML(net(), inner_lr=None), TypeError, "inner_lr=None", "or a mapping"),
+    Row("GradientPenalty", lambda: gp.GradientPenalty(net(), -1.0), ValueError, "coefficient=-1.0", "at least 0"),
+    Row("GradientPenalty", lambda: gp.GradientPenalty(net(), "a"), ValueError, "coefficient='a'", "a number"),
+    Row("GradientPenalty", lambda: gp.GradientPenalty(net(), {"tail": 1.0}), ValueError, "group 'tail'", "Allowed"),
+    Row("GradientPenalty", lambda: gp.GradientPenalty(net(), sign=0), ValueError, "sign=0", "must be +1"),
+    Row("GradientPenalty", lambda: gp.GradientPenalty(net(), devices_share="x"), ValueError, "'x'", "'environments'"),
+    Row("IRMv1", lambda: gp.IRMv1(linear(), penalty_weight=-1), ValueError, "penalty_weight=-1", "at least 0"),
+    Row("IRMv1", lambda: gp.IRMv1(linear(), penalty_weight=NAN), ValueError, "penalty_weight=nan", "at least 0"),
+    Row("IRMv1", lambda: gp.IRMv1(linear(), anneal_steps=-1), ValueError, "anneal_steps=-1", "at least 0"),
+    Row("LIL", lambda: gp.LIL(linear(), phase_weight=-1), ValueError, "phase_weight=-1", "at least 0"),
+    Row("LIL", lambda: gp.LIL(linear(), divergence="js"), ValueError, "divergence='js'", "'reverse_kl'"),
+    Row("LIL", lambda: gp.LIL(linear(), detach="both"), ValueError, "detach='both'", "'approximation'"),
+    Row("LIL", lambda: gp.LIL(net(), criterion=F.mse_loss), ValueError, "mse_loss", "divergence='gaussian'"),
+    Row("LIL", lambda: gp.LIL(linear(), compile=True), ValueError, "compile=True", "leave both False"),
+    Row("LILPretraining", lambda: gp.LILPretraining(linear(), momentum=2), ValueError, "momentum=2", "0.999"),
+    Row("LILPretraining", lambda: gp.LILPretraining(linear(), weight=0), ValueError, "weight=0", "above 0"),
+    Row("LILPretraining", lambda: gp.LILPretraining(linear(), on_collapse="no"), ValueError, "'no'", "use 'warn'"),
+    Row("LILPretraining", lambda: gp.LILPretraining(net()), ValueError, "1 output", "at least 2 outputs"),
+    Row("MAML", lambda: gp.MAML(net(), inner_steps="2"), ValueError, "inner_steps='2'", "a whole number"),
+    Row("MAML", lambda: gp.MAML(net(), adapt=3), TypeError, "adapt=3", "a predicate"),
+    Row("REx", lambda: gp.REx(linear(), l2=-1), ValueError, "l2=-1", "at least 0"),
+    Row(
+        "NamedEnvironmentModule",
+        lambda: modules.NamedEnvironmentModule(nn.BatchNorm1d(2)),
+        ValueError,
+        "running statistics",
+        "use_batch_statistics",
+    ),
+]
+CALLBACKS = [
+    Row("CosineSimilarity", lambda: callbacks.CosineSimilarity(every_n_epochs=0), ValueError, "=0", "at least 1"),
+    Row("GradientNorm", lambda: callbacks.GradientNorm(at="end"), ValueError, "at='end'", "'probe' or 'step'"),
+    Row("HessianEigenvalues", lambda: callbacks.HessianEigenvalues(k=0), ValueError, "k=0", "at least 1"),
+    Row("HessianEigenvalues", lambda: callbacks.HessianEigenvalues(tol=0), ValueError, "tol=0", "1e-3"),
+    Row("HessianEigenvalues", lambda: callbacks.HessianEigenvalues(objective="v"), ValueError, "'v'", "'training'"),
+    Row(
+        "HessianEigenvalues", lambda: callbacks.HessianEigenvalues(3, max_products=2), ValueError, "=2", "k=3, or None"
+    ),
+    Row("LearningRateBounds", lambda: callbacks.LearningRateBounds(inner_lr=-1), ValueError, "inner_lr=-1", "or None"),
+    Row("LearningRateBounds", lambda: callbacks.LearningRateBounds(kind="anil"), ValueError, "'anil'", "'fomaml'"),
+    Row("LearningRateBounds", lambda: callbacks.LearningRateBounds(inner_steps=0), ValueError, "=0", "at least 1"),
+    Row("PhaseAmplitudeConsistency", lambda: callbacks.PhaseAmplitudeConsistency(probe_size=0), ValueError, "=0", "1"),
+    Row("Probe", lambda: callbacks.Probe(loss_fn="loss"), ValueError, "loss_fn='loss'", "(module, batch)"),
+    Row("Probe", lambda: callbacks.Probe().measure(None), NotImplementedError, "Probe must define", "measure("),
+]
+DATA = [
+    Row(
+        "CIFARFSDataModule", lambda: data.CIFARFSDataModule(MISSING).prepare_data(), OSError, "no-such", "download=True"
+    ),
+    Row("FC100DataModule", lambda: data.FC100DataModule(MISSING).prepare_data(), OSError, "No CIFAR-100", "put it"),
+    Row("CUBDataModule", lambda: data.CUBDataModule(MISSING).prepare_data(), OSError, "No CUB", "get CUB_200_2011.tgz"),
+    Row("CUBDataModule", lambda: data.CUBDataModule(split="mine"), ValueError, "split='mine'", "'easyfsl'"),
+    Row(
+        "ClassFolderDataModule", lambda: data.ClassFolderDataModule(MISSING).prepare_data(), OSError, "no-such", "root"
+    ),
+    Row(
+        "ClassFolderDataModule", lambda: data.ClassFolderDataModule(".").prepare_data(), OSError, "train", "fractions="
+    ),
+    Row(
+        "ColoredMNISTDataModule",
+        lambda: data.ColoredMNISTDataModule(str(MISSING)).setup("fit"),
+        OSError,
+        "no train-images-idx3-ubyte",
+        "download=True",
+    ),
+    Row("ColoredMNISTDataModule", lambda: data.ColoredMNISTDataModule(label_noise=-1), ValueError, "=-1", "[0, 1]"),
+    Row(
+        "ColoredMNISTDataModule", lambda: data.ColoredMNISTDataModule(train_agreement=(1.0,)), ValueError, "1.0", "two"
+    ),
+    Row("EpisodeDataModule", lambda: data.EpisodeDataModule(val_episodes=0), ValueError, "=0 is too small", ">= 1"),
+    Row("EpisodeDataModule", lambda: data.EpisodeDataModule(2.5), ValueError, "environments_per_batch=2.5", "whole"),
+    Row("EpisodeDataModule", lambda: data.EpisodeDataModule(seed="3"), TypeError, "seed='3'", "must be a number"),
+    Row("EpisodeDataModule", lambda: data.EpisodeDataModule().setup("fit"), NotImplementedError, "define", "episodes("),
+    Row("EpisodeDataset", lambda: data.EpisodeDataset("tran", 3, 0), ValueError, "split='tran'", "train, val, test"),
+    Row("EpisodeDataset", lambda: data.EpisodeDataset("val", 3, 0)[0], NotImplementedError, "must define", "draw("),
+    Row("EpisodeSampler", lambda: data.EpisodeSampler(5, True, 2), ValueError, "5 episodes", "a multiple of 2"),
+    Row(
+        "ExampleEnvironments", lambda: data.ExampleEnvironments({}), ValueError, "no train environment", "at least one"
+    ),
+    Row("ExampleEnvironments", lambda: data.ExampleEnvironments({"a": [1, 2]}), ValueError, "'a'", "a pair of tensors"),
+    Row("ExampleEnvironments", lambda: data.ExampleEnvironments({"a": (x, x[:1])}), ValueError, "'a'", "lengths"),
+    Row("FewShotDataModule", lambda: data.FewShotDataModule(shots=0), ValueError, "shots=0", "choose shots >= 1"),
+    Row("FewShotDataModule", lambda: data.FewShotDataModule(color_jitter=-1), ValueError, "=-1", "from 0 (none) to 1"),
+    Row("ImageClassDataModule", lambda: data.ImageClassDataModule(image_size=0), ValueError, "=0", "image_size >= 1"),
+    Row("LabelledDataModule", lambda: data.LabelledDataModule(3), TypeError, "of type int", "items (image, label)"),
+    Row(
+        "LinearRegressionDataModule", lambda: data.LinearRegressionDataModule(noise=-1), ValueError, "=-1", "noise >= 0"
+    ),
+    Row(
+        "LinearRegressionDataModule", lambda: data.LinearRegressionDataModule(scale=(5, 0)), ValueError, "(5, 0)", "<="
+    ),
+    Row(
+        "MiniImageNetDataModule", lambda: data.MiniImageNetDataModule(MISSING).prepare_data(), OSError, "No mini", "get"
+    ),
+    Row("NamedEnvironmentsDataModule", lambda: data.NamedEnvironmentsDataModule(2), ValueError, "=2", "below 1"),
+    Row(
+        "NamedEnvironmentsDataModule", lambda: data.NamedEnvironmentsDataModule(batch_size=0), ValueError, "=0", "None"
+    ),
+    Row("OmniglotDataModule", lambda: data.OmniglotDataModule(MISSING).prepare_data(), OSError, "no-such", "download"),
+    Row("OmniglotDataModule", lambda: data.OmniglotDataModule(split="x"), ValueError, "split='x'", "'random1200'"),
+    Row("SinusoidDataModule", lambda: data.SinusoidDataModule(dtype="float16"), ValueError, "'float16'", "float64"),
+    Row("SinusoidDataModule", lambda: data.SinusoidDataModule(amplitude=(1,)), ValueError, "(1,)", "(lowest, highest)"),
+    Row("SinusoidDataModule", lambda: data.SinusoidDataModule(phase=3), ValueError, "phase=3", "(lowest, highest)"),
+    Row(
+        "StanfordCarsDataModule", lambda: data.StanfordCarsDataModule(MISSING).prepare_data(), OSError, "No S", "copies"
+    ),
+    Row("StanfordCarsDataModule", lambda: data.StanfordCarsDataModule(images="x"), ValueError, "images='x'", "'train'"),
+    Row(
+        "TieredImageNetDataModule",
+        lambda: data.TieredImageNetDataModule(MISSING).prepare_data(),
+        OSError,
+        "No t",
+        "get",
+    ),
+]
+NETWORKS = [
+    Row("ColoredMNISTMLP", lambda: networks.ColoredMNISTMLP(hidden=0), ValueError, "hidden=0", "at least 1"),
+    Row("ColoredMNISTMLP", lambda: networks.ColoredMNISTMLP(layers=0), ValueError, "layers=0", "at least 1"),
+    Row("Conv4", lambda: networks.Conv4(ways=0), ValueError, "ways=0", "at least 1"),
+    Row("Conv4", lambda: networks.Conv4(5, image_size=8), ValueError, "image_size=8", "at least 16 pixels"),
+    Row("Conv4", lambda: networks.Conv4(5, downsample="avg"), ValueError, "'avg'", "'max_pool' or 'stride'"),
+    Row("ResNet12", lambda: networks.ResNet12(5, widths=(1, 2)), ValueError, "widths=(1, 2)", "four numbers"),
+    Row("SinusoidMLP", lambda: networks.SinusoidMLP(hidden=3), ValueError, "hidden=3", "hidden=(40, 40)"),
+    Row("SinusoidMLP", lambda: networks.SinusoidMLP(hidden=()), ValueError, "hidden=()", "list of widths"),
+    Row("load_pretrained", lambda: networks.load_pretrained(net(), "no.ckpt"), OSError, "no.ckpt", "path of a .ckpt"),
+    Row("select_parameters", lambda: networks.select_parameters(net(), "tail"), ValueError, "'tail'", "Allowed: 'all'"),
+    Row("use_batch_statistics", lambda: networks.use_batch_statistics("net"), TypeError, "got str", "torch.nn.Module"),
+]
+FUNCTIONAL = [
+    Row("Trajectory", lambda: nothing.path_length, ValueError, "0 inner steps", "adapt()"),
+    Row("adapt", lambda: fn.adapt(loss, w, (x, x), 0.1, steps=0), ValueError, "steps=0", "use ERM"),
+    Row("adapt", lambda: fn.adapt(loss, w, (x, x), 0.1, adapted=["v"]), ValueError, "['v']", "['w']"),
+    Row("adapt", lambda: fn.adapt(loss, w, (x, x), {"v": 0.1}), ValueError, "no rate for 'w'", "Give one number"),
+    Row("adapt", lambda: fn.adapt(loss, w, (x, x[:1]), 0.1), ValueError, "y (1, 3, 1)", "the same number"),
+    Row("adapt", lambda: fn.adapt(loss, w, (x[:0], x[:0]), 0.1), ValueError, "(0, 3, 1)", "at least 1"),
+    Row("adapt", lambda: fn.adapt(constant, w, (x, x), 0.1), ValueError, "does not depend", "functional_call"),
+    Row(
+        "amplitude_consistency",
+        lambda: fn.amplitude_consistency(path),
+        ValueError,
+        "1 gradients",
+        "final_gradient=True",
+    ),
+    Row("approximation", lambda: fn.approximation(nothing), ValueError, "0 inner steps", "adapt()"),
+    Row("cosine_similarity", lambda: fn.cosine_similarity({"a": x}, {"b": x}), ValueError, "['a'] and ['b']", "of one"),
+    Row(
+        "cosine_similarity",
+        lambda: fn.cosine_similarity({"a": x}, {"a": torch.ones(3, 3, 1)}),
+        ValueError,
+        "[2, 3] environments",
+        "the same number",
+    ),
+    Row(
+        "environment_gradients",
+        lambda: fn.environment_gradients(constant, w, (x, x)),
+        ValueError,
+        "depend on no parameter",
+        "functional_call",
+    ),
+    Row("gradient_norm", lambda: fn.gradient_norm({}), ValueError, "no gradients", "dict of parameters is empty"),
+    Row("gradient_penalty", lambda: fn.gradient_penalty(lambda p: p["w"], w), ValueError, "(2,)", "must be a scalar"),
+    Row("gradient_penalty", lambda: fn.gradient_penalty(constant, w), ValueError, "does not depend", "dict that it is"),
+    Row(
+        "gradients_of_losses",
+        lambda: fn.gradients_of_losses(constant, w),
+        ValueError,
+        "got shape ()",
+        "must have shape (E",
+    ),
+    Row("hessian_eigenvalues", lambda: fn.hessian_eigenvalues(scalar_loss, w, 5), ValueError, "k=5", "1 <= k <= 2"),
+    Row("hessian_eigenvalues", lambda: fn.hessian_eigenvalues(scalar_loss, w, tol=-1), ValueError, "tol=-1", "1e-3"),
+    Row("hessian_eigenvalues", lambda: fn.hessian_eigenvalues(lambda p: p["w"], w), TypeError, "(2,)", "its mean"),
+    Row(
+        "hessian_vector_product", lambda: fn.hessian_vector_product(scalar_loss, {}), ValueError, "empty", "pass a dict"
+    ),
+    Row(
+        "irmv1_penalty",
+        lambda: fn.irmv1_penalty(torch.zeros(3, 2), torch.zeros(4).long(), F.cross_entropy),
+        ValueError,
+        "(3, 2) and (4,)",
+        "class labels (K,)",
+    ),
+    Row(
+        "irmv1_penalty",
+        lambda: fn.irmv1_penalty(torch.zeros(1, 2), torch.zeros(1).long(), F.cross_entropy, unbiased=True),
+        ValueError,
+        "got 1",
+        "at least 2 examples",
+    ),
+    Row(
+        "linearised_adapt",
+        lambda: fn.linearised_adapt(predict, F.mse_loss, w, (x, x), 0.1, steps=0),
+        ValueError,
+        "steps=0",
+        "at least 1 step",
+    ),
+    Row("ntk_features", lambda: fn.ntk_features(lambda p, x: x, w, x), ValueError, "do not depend", "use them"),
+    Row("ntk_kernels", lambda: fn.ntk_kernels(lambda p, x: x, w, x), ValueError, "do not depend", "use them"),
+    Row("output_divergence", lambda: fn.output_divergence(logits, logits, "x"), ValueError, "detach='x'", "'target'"),
+    Row(
+        "output_divergence",
+        lambda: fn.output_divergence(x, x),
+        ValueError,
+        "got (2, 3, 1)",
+        "For regression choose divergence='gaussian'",
+    ),
+    Row("pairwise_cosines", lambda: fn.pairwise_cosines({}), ValueError, "no gradients", "parameters is empty"),
+    Row("phase_consistency", lambda: fn.phase_consistency(nothing), ValueError, "0 inner steps", "adapt()"),
+    Row("phase_loss", lambda: fn.phase_loss(predict, path, x), ValueError, "got (2, 3, 1)", "divergence='gaussian'"),
+    Row("prototype_agreement", lambda: fn.prototype_agreement(x, logits), ValueError, "(2, 3, 4)", "of one shape"),
+    Row("prototype_cosine", lambda: fn.prototype_cosine(x, logits), ValueError, "(2, 3, 4)", "of one shape"),
+    Row("prototype_scores", lambda: fn.prototype_scores(predict, path, x, 0), ValueError, "steps=0", "at least 1"),
+    Row("third_order_operators", lambda: fn.third_order_operators(scalar_loss, {}), ValueError, "empty", "pass a dict"),
+]
+THEORY = [
+    Row(
+        "adaptation_distance",
+        lambda: theory.adaptation_distance(torch.ones(3), features, optima, 0.1, 1),
+        ValueError,
+        "parameters have shape (3,)",
+        "must be (2,)",
+    ),
+    Row(
+        "adaptation_distance",
+        lambda: theory.adaptation_distance(ones, features, optima, 0.1, -1),
+        ValueError,
+        "-1",
+        "0",
+    ),
+    Row("adaptation_loss", lambda: theory.adaptation_loss(features, x, 0.1), ValueError, "optima (2, 3, 1)", "(N, d)"),
+    Row("adapted_features", lambda: theory.adapted_features(ones, 0.1), ValueError, "(2,)", "must be (N, K, d)"),
+    Row("critical_inner_lr", lambda: theory.critical_inner_lr([]), ValueError, "(0,)", "at least one"),
+    Row(
+        "critical_inner_lr_with_tg",
+        lambda: theory.critical_inner_lr_with_tg(ones, ones, "x"),
+        ValueError,
+        "'x'",
+        "weyl",
+    ),
+    Row("critical_outer_lr", lambda: theory.critical_outer_lr([1.0], 0.1, "x"), ValueError, "kind='x'", "'maml'"),
+    Row("critical_outer_lr", lambda: theory.critical_outer_lr([1.0], -0.1), ValueError, "inner_lr=-0.1", "at least 0"),
+    Row(
+        "critical_outer_lr", lambda: theory.critical_outer_lr([1.0], 0.1, inner_steps=0), ValueError, "=0", "at least 1"
+    ),
+    Row(
+        "critical_outer_lr_with_tg",
+        lambda: theory.critical_outer_lr_with_tg(ones, torch.ones(3), 0.1),
+        ValueError,
+        "(2,) and tg_eigenvalues (3,)",
+        "the same number",
+    ),
+    Row("effective_curvature", lambda: theory.effective_curvature(ones, ones, "x"), ValueError, "kind='x'", "'fomaml'"),
+    Row("erm_solution", lambda: theory.erm_solution(features, x), ValueError, "optima (2, 3, 1)", "(N, d)"),
+    Row(
+        "expected_adaptation_distance",
+        lambda: theory.expected_adaptation_distance(features, torch.ones(2, 3, 5), 0.1, 0.1, 1),
+        ValueError,
+        "new_features (2, 3, 5)",
+        "must be the same",
+    ),
+    Row(
+        "expected_adaptation_loss",
+        lambda: theory.expected_adaptation_loss(features, torch.ones(2, 3, 5), 0.1),
+        ValueError,
+        "new_features (2, 3, 5)",
+        "must be the same",
+    ),
+    Row("maml_solution", lambda: theory.maml_solution(features, x, 0.1), ValueError, "optima (2, 3, 1)", "(N, d)"),
+    Row(
+        "network_adaptation_lr",
+        lambda: theory.network_adaptation_lr(lambda p, x: x, F.mse_loss, w, x, x),
+        ValueError,
+        "do not depend on the parameters",
+        "use them",
+    ),
+    Row("optimal_adaptation_lr", lambda: theory.optimal_adaptation_lr(ones), ValueError, "(2,)", "(tasks, K, d)"),
+    Row(
+        "optimal_adaptation_lr_from_kernels",
+        lambda: theory.optimal_adaptation_lr_from_kernels(torch.ones(2, 3, 4)),
+        ValueError,
+        "(2, 3, 4)",
+        "(tasks, R, R)",
+    ),
+    Row("solution_covariance", lambda: theory.solution_covariance(ones, 0.1), ValueError, "(2,)", "(N, K, d)"),
+]
+
+
+def rates(inner: object = (0.1,), outer: object = (0.1,), **options: object) -> object:
+    return maps.TrainabilityMap(regression_maml(), data.SinusoidDataModule(), inner, outer, **options)
+
+
+def cell(**options: object) -> object:
+    return maps.CellTrainer(regression_maml(), maps.BatchStream([Environments((x, x))]), **options)
+
+
+TRAINABILITY = [
+    Row("BatchStream", lambda: maps.BatchStream([]), ValueError, "no batch", "at least one Environments"),
+    Row("CellTrainer", lambda: cell(optimizer="lbfgs"), ValueError, "'lbfgs'", "'sgd', 'adam', or a function"),
+    Row("CellTrainer", lambda: cell(divergence=-1), ValueError, "divergence=-1", "above 1"),
+    Row("LearningRateTuner", lambda: maps.LearningRateTuner(steps=0), ValueError, "steps=0", "at least 4"),
+    Row("LearningRateTuner", lambda: maps.LearningRateTuner(environments=0), ValueError, "=0", "at least 1"),
+    Row("LearningRateTuner", lambda: maps.LearningRateTuner(tolerance=-1), ValueError, "tolerance=-1", "[0, 1)"),
+    Row("TrainabilityMap", lambda: rates(inner=[]), ValueError, "inner_lrs is empty", "1e-4:9e-1"),
+    Row("TrainabilityMap", lambda: rates(outer=[-0.1]), ValueError, "contains -0.1", "give rates above 0"),
+    Row("TrainabilityMap", lambda: rates(iterations=0), ValueError, "iterations=0", "at least 1"),
+    Row("TrainabilityMap", lambda: rates(seeds=()), ValueError, "seeds=[]", "at least one"),
+    Row("decades", lambda: maps.decades(1, 0.1), ValueError, "1:0.1", "0 < low < high"),
+    Row("merge", lambda: maps.merge([], "o"), ValueError, "nothing to merge", "name the files"),
+    Row("parse_rates", lambda: maps.parse_rates("fast"), ValueError, "'fast' is no grid", "LOW:HIGH"),
+]
+RECORDS = {"Outcome", "Suggestion", "TrainabilityResult", "plot_map"}
+"""Made by the package itself, not by its users; ``plot_map`` draws one of them."""
+
+TABLES = {
+    "lightning_gp": ALGORITHMS,
+    "lightning_gp.modules": ALGORITHMS,
+    "lightning_gp.callbacks": CALLBACKS,
+    "lightning_gp.datamodules": DATA,
+    "lightning_gp.networks": NETWORKS,
+    "lightning_gp.functional": FUNCTIONAL,
+    "lightning_gp.theory": THEORY,
+    "lightning_gp.trainability": TRAINABILITY,
+}
