@@ -139,7 +139,7 @@ class GradientPenalty(NamedEnvironmentModule):
         whole = {name: self.mean_over_examples(own[name], targets) for name in self.coefficients}
         directions = [alpha * whole[name] for name, alpha in self.coefficients.items()]
         products = self._hessian_products([gradients[name] for name in self.coefficients], leaves, directions)
-        share = self._share(targets)  # DDP takes the plain mean over processes
+        share = self._share(losses, targets)  # DDP takes the plain mean over processes
         value = self.mean_over_examples(losses.detach(), targets).sum()
         for name, alpha in self.coefficients.items():
             value = value + self.sign * alpha * whole[name].square().sum()
@@ -156,12 +156,10 @@ class GradientPenalty(NamedEnvironmentModule):
         outputs, vectors = zip(*curved, strict=True)
         return list(torch.autograd.grad(outputs, list(leaves.values()), vectors, materialize_grads=True))
 
-    def _share(self, targets: Tensor) -> float:
-        """This process's examples over the mean number of examples on a process."""
-        if not self.shares_examples:
-            return 1.0
-        count = torch.tensor(float(targets.shape[1]), device=targets.device)
-        return float(count * processes() / sum_over_processes(count))
+    def _share(self, losses: Tensor, targets: Tensor) -> Tensor:
+        """This process's examples over the mean number of examples on a process, in the precision of the losses."""
+        count = losses.new_full((), targets.shape[1])
+        return count * processes() / sum_over_processes(count) if self.shares_examples else torch.ones_like(count)
 
 
 def coefficients_by_name(network: nn.Module, coefficient: Coefficient) -> dict[str, float]:
