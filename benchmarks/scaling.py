@@ -1,10 +1,10 @@
 """Weak scaling of training under Lightning: as many environments per process on one process and on two (gloo, CPU).
 
-    python benchmarks/scaling.py           # writes docs/results/scaling.json, about two minutes
+    python benchmarks/scaling.py           # writes docs/results/scaling.json, half a minute on an idle machine
 
-Every process has one thread. Runs of one and of two processes take turns. A step goes from the start of one training
-batch to the start of the next: data, forward, backward, the all-reduce of the gradient, Adam. Wall time tells what a
-user waits for on this machine, in its load; the processor time of a process tells what distribution itself costs.
+Every process has one thread. A step goes from the start of one training batch to the start of the next: data, forward,
+backward, the all-reduce of the gradient, Adam. Wall time tells what a user waits for on this machine, in its load; the
+processor time of a process tells what distribution itself costs.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Clock(Callback):
 
 KINDS = ("wall", "processor")
 WORKLOADS = {
-    "sinusoid": ("MAML, sinusoid MLP 40-40, 1 step", 100, 150),
-    "conv4": ("MAML, Conv4-64 on 28×28, 5-way 1-shot, 15 queries, 1 step", 4, 8),
+    "sinusoid": ("MAML, sinusoid MLP 40-40, 1 step", 100, 100),
+    "conv4": ("MAML, Conv4-64 on 28×28, 5-way 1-shot, 15 queries, 1 step", 2, 8),
 }
 """What it is, environments per process, steps."""
 
@@ -146,7 +146,7 @@ def measure(workload: str, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--output", type=Path, default=harness.RESULTS / "scaling.json")
     parser.add_argument("--workload", choices=WORKLOADS, help=argparse.SUPPRESS)
     parser.add_argument("--processes", type=int, help=argparse.SUPPRESS)

@@ -1,6 +1,6 @@
 """Linear regression with random scale and bias, the problem on which the learning-rate theory is exact.
 
-[T19] S. Takagi et al. 2019, *On the two learning rates of model-agnostic meta-learning*, §5.1.
+[T19] S. Takagi et al. 2019, *Role of two learning rates in convergence of model-agnostic meta-learning*, §5.1.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What each cell of Tables 2-5 of the LIL paper is: algorithm, shots, network, training and test images, settings.
 
-[L22] "LIL: linearity in the inner loop", 2022 (later published as SHOT, NeurIPS 2023). Settings: section 6 and
+[L22] "Enforcing zero-Hessian in meta-learning", 2022 (later published as SHOT, NeurIPS 2023). Settings: section 6 and
 Appendix C. ANIL and BOIL have the phase loss alone (Appendix C). FOMAML + LIL is half of the iterations of
 pre-training, then half of plain FOMAML (section 6). Where the paper says nothing: Adam outside, 15 queries per class,
 and the checkpoint with the best validation accuracy is tested.

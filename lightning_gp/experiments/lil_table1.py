@@ -7,7 +7,7 @@ itself, which is at chance for any θ_0, since classes are numbered at random in
 "without task-adaptation" of numbers well above chance, and its text speaks of the inner loop's effect: these are the
 adapted ones. Both initialisations start from the same random weights; a finished run is kept and a killed one goes on.
 
-[L22] "LIL: linearity in the inner loop", 2022 (later published as SHOT, NeurIPS 2023); the paper's images are
+[L22] "Enforcing zero-Hessian in meta-learning", 2022 (later published as SHOT, NeurIPS 2023); the paper's images are
 mini-ImageNet and Cars, and it trained Conv4-64 with max-pooling for 30,000 iterations at most.
 """
 

@@ -7,7 +7,7 @@ The sinusoid map (``maps_sin``), and with ``--omniglot`` that of Omniglot (``map
 descent in the outer loop. Adam divides the gradient by its size, so that its steps do not grow with the curvature, and
 rates that are too large do not end in infinities: a rate counts as usable if it lowers the loss.
 
-[T19] S. Takagi et al. (2019), The role of two learning rates in model-agnostic meta-learning.
+[T19] S. Takagi et al. (2019), Role of two learning rates in convergence of model-agnostic meta-learning.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ The bound of the papers, 2/(λ − αλ²), is that of FOMAML (and of the simpli
 has 2/(λ(1 − αλ)²), larger by the factor 1/(1 − αλ): at α = α_c/2 the papers' bound is half of what MAML really allows,
 and above α_c, where they allow nothing, MAML still trains.
 
-[T19] S. Takagi et al. (2019), The role of two learning rates in model-agnostic meta-learning.
+[T19] S. Takagi et al. (2019), Role of two learning rates in convergence of model-agnostic meta-learning.
 """
 
 from __future__ import annotations

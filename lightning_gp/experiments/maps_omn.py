@@ -7,7 +7,7 @@
 GPU (``--device cuda``) or many machines (``--shard``). ``--quick`` has 8 channels, 4 environments, 5 queries and a
 coarse grid, and takes minutes.
 
-[T19] S. Takagi et al. (2019), The role of two learning rates in model-agnostic meta-learning.
+[T19] S. Takagi et al. (2019), Role of two learning rates in convergence of model-agnostic meta-learning.
 [T21] S. Takagi et al. (2021), Analysis of trainability of gradient-based multi-environment learning from gradient norm
 regularization perspective.
 """

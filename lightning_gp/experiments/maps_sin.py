@@ -5,7 +5,7 @@
 MLP 40-40, 10 points, 100 environments, 1 inner step, SGD inside and outside; the loss after 500 iterations for
 α in 1e-4 … 9e-1 and β in 1e-2 … 9, each stepping through 1 … 9 in every decade. ``--compile`` compiles the step.
 
-[T19] S. Takagi et al. (2019), The role of two learning rates in model-agnostic meta-learning.
+[T19] S. Takagi et al. (2019), Role of two learning rates in convergence of model-agnostic meta-learning.
 [T21] S. Takagi et al. (2021), Analysis of trainability of gradient-based multi-environment learning from gradient norm
 regularization perspective.
 """

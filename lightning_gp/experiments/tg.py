@@ -2,7 +2,7 @@
 
 [T21] S. Takagi et al. (2021), Analysis of trainability of gradient-based multi-environment learning from gradient norm
 regularization perspective, Fig. 5.
-[T19] S. Takagi et al. (2019), The role of two learning rates in model-agnostic meta-learning, appendix C.
+[T19] S. Takagi et al. (2019), Role of two learning rates in convergence of model-agnostic meta-learning, appendix C.
 
 The Hessian of the simplified MAML L − (α/2)‖∇L‖² is H − α(Tg + H²), T the third derivative and g the gradient of L.
 """

@@ -1,6 +1,6 @@
 """``LILPretraining``: an initialisation whose inner loop is straight, found without the query labels.
 
-[L22] "LIL: linearity in the inner loop", 2022, Appendix E (later published as SHOT, NeurIPS 2023).
+[L22] "Enforcing zero-Hessian in meta-learning", 2022, Appendix E (later published as SHOT, NeurIPS 2023).
 [G20] J.-B. Grill et al., "Bootstrap your own latent: a new approach to self-supervised learning", NeurIPS 2020 (BYOL).
 """
 

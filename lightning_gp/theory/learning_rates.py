@@ -3,7 +3,7 @@
 Sources:
     [T21] S. Takagi et al. (2021), Analysis of trainability of gradient-based multi-environment learning from gradient
     norm regularization perspective.
-    [T19] S. Takagi et al. (2019), The role of two learning rates in model-agnostic meta-learning.
+    [T19] S. Takagi et al. (2019), Role of two learning rates in convergence of model-agnostic meta-learning.
 
 Near a minimum θ* of a loss with Hessian H, gradient descent of rate β on an objective acts on every eigenvector of H by
 itself: the distance from θ* is multiplied by 1 − βc(λ) per step. It converges exactly if 0 < βc(λ) < 2 for all λ ≠ 0.

@@ -1,7 +1,7 @@
 """Learning-rate bounds that keep the third derivative, which ``learning_rates`` leaves out.
 
 Sources:
-    [T19] S. Takagi et al. (2019), The role of two learning rates in model-agnostic meta-learning, appendix D.
+    [T19] S. Takagi et al. (2019), Role of two learning rates in convergence of model-agnostic meta-learning, App. D.
     [B01] R. Bhatia (2001), Linear algebra to quantum cohomology: the story of Alfred Horn's inequalities.
 
 The Hessian of the simplified MAML L − (α/2)‖∇L‖² is H − α(Tg + H²), T the third derivative and g the gradient. H and Tg

@@ -48,8 +48,9 @@ class CellTrainer:
     """Trains one objective again and again from the same weights, on the same batches, with other rates.
 
     ``objective`` is any module with the methods of ``EnvironmentModule``; its parameters are the initial weights, and
-    it has them back when a call returns. Training diverges when the loss is not finite or leaves
-    ± ``divergence`` · |loss of the first iteration|.
+    it has them back when a call returns. It must be a function of parameters, batch and α: on a CPU its operations are
+    recorded and run again (``recording``), which is checked where a loss is reported. Training diverges when the loss
+    is not finite or leaves ± ``divergence`` · |loss of the first iteration|.
 
     Args:
         objective: what to train; α is its ``inner_lr`` (MAML and relatives), ``coefficient`` (GradientPenalty) or

@@ -1,7 +1,7 @@
 """``LearningRateTuner``: the guideline of [T19] as a tool, first the largest usable inner rate, then the outer rate.
 
 Sources:
-    [T19] S. Takagi et al. (2019), The role of two learning rates in model-agnostic meta-learning, section 6.
+    [T19] S. Takagi et al. (2019), Role of two learning rates in convergence of model-agnostic meta-learning, section 6.
     [Z22] Y. Zou, F. Liu, Q. Li (2022), Unraveling model-agnostic meta-learning via the adaptation learning rate.
 """
 

@@ -25,7 +25,7 @@ SECOND_ORDER = {
     "ANIL": lambda: ANIL(SinusoidMLP([8]), **REGRESSION),
     "BOIL": lambda: BOIL(SinusoidMLP([8]), **REGRESSION),
     "LIL": lambda: LIL(SinusoidMLP([8]), divergence="gaussian", inner_lr=0.01, **REGRESSION),
-    "LIL, first order": lambda: LIL(SinusoidMLP([8]), first_order=True, divergence="gaussian", **REGRESSION),
+    "LIL, first order": lambda: LIL(SinusoidMLP([8]), 0.01, first_order=True, divergence="gaussian", **REGRESSION),
     "LILPretraining": lambda: LILPretraining(Conv4(3, channels=2, image_size=16)),
     "GradientPenalty": lambda: GradientPenalty(SinusoidMLP([8]), devices_share="environments", **REGRESSION),
 }
@@ -33,7 +33,7 @@ FIRST_ORDER = {
     "FOMAML": lambda: FOMAML(SinusoidMLP([8]), **REGRESSION),
     "ANIL, first order": lambda: ANIL(SinusoidMLP([8]), first_order=True, **REGRESSION),
     "LIL without terms": lambda: LIL(
-        SinusoidMLP([8]), first_order=True, phase_weight=0.0, amplitude_weight=0.0, **REGRESSION
+        SinusoidMLP([8]), 0.01, first_order=True, phase_weight=0.0, amplitude_weight=0.0, **REGRESSION
     ),
     "LILPretraining, first order": lambda: LILPretraining(Conv4(3, channels=2, image_size=16), first_order=True),
     "ERM": lambda: ERM(SinusoidMLP([8]), **REGRESSION),
@@ -162,14 +162,11 @@ def test_data_dealt_out_otherwise_than_the_module_believes_are_refused(kind, sha
 @pytest.mark.parametrize(
     "build",
     [
-        lambda **o: MAML(SinusoidMLP([8]), inner_steps=2, **o),
         lambda **o: FOMAML(SinusoidMLP([8]), **o),
-        lambda **o: ANIL(SinusoidMLP([8]), **o),
-        lambda **o: BOIL(SinusoidMLP([8]), **o),
-        lambda **o: MAML(SinusoidMLP([8]), learn_inner_lr=True, inner_lr_per="element", **o),
-        lambda **o: MAML(SinusoidMLP([8]), recompute=True, inner_steps=2, **o),
+        lambda **o: ANIL(SinusoidMLP([8]), learn_inner_lr=True, inner_lr_per="element", **o),
+        lambda **o: BOIL(SinusoidMLP([8]), recompute=True, inner_steps=2, **o),
     ],
-    ids=["MAML", "FOMAML", "ANIL", "BOIL", "learned rates", "recompute"],
+    ids=["FOMAML", "ANIL, learned rates", "BOIL, recompute"],
 )
 def test_what_compiles_trains_to_the_same_weights(build):
     weights = []

@@ -72,9 +72,9 @@ def kill_until_done(folder: Path, kills: int, seed: int, processes: bool) -> lis
         if killed < kills:
             until = before + rng.randint(1, 16)
             # One in five is killed before it trains: while it imports, builds or loads.
-            status = wait(
-                pid, rng.uniform(0, 3.0 if processes else 0.3) if rng.random() < 0.2 else 60.0, journal, until
-            )
+            early = rng.random() < 0.2
+            seconds = rng.uniform(0, 3.0 if processes else 0.3) if early else 600.0
+            status = wait(pid, seconds, journal, until)
             if status is None:
                 time.sleep(rng.uniform(0, 0.02))
                 sent = SIGNALS[killed % len(SIGNALS)]
