@@ -13,6 +13,9 @@ from torch.nn import functional as F
 from lightning_gp.environments import Environments
 from lightning_gp.networks import Conv4, SinusoidMLP
 
+COMPILES = not torch.__version__.startswith("2.5.")
+"""Torch 2.5 cannot compile the meta-gradient; the modules say so."""
+
 
 @dataclass(frozen=True)
 class Problem:

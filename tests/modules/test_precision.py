@@ -17,7 +17,7 @@ from lightning_gp.environments import Environments
 from lightning_gp.functional.meta_gradient import meta_gradient
 from lightning_gp.modules.checks import check_trainer
 from lightning_gp.networks import Conv4, SinusoidMLP
-from tests.cases import images
+from tests.cases import COMPILES, images
 
 REGRESSION = {"criterion": F.mse_loss}
 SECOND_ORDER = {
@@ -158,7 +158,7 @@ def test_data_dealt_out_otherwise_than_the_module_believes_are_refused(kind, sha
 # -- compilation ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(torch.__version__ < "2.6", reason="torch 2.5 cannot compile the step, and says so")
+@pytest.mark.skipif(not COMPILES, reason="torch 2.5 cannot compile the step, and says so")
 @pytest.mark.parametrize(
     "build",
     [
