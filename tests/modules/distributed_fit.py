@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import numpy as np
 import torch
@@ -115,10 +116,8 @@ def fit(name: str, devices: int, accumulate: int) -> dict[str, object]:
     ]
     if accumulate == 1:  # eigenvalues know nothing of it
         callbacks += [HessianEigenvalues(tol=1e-8), LearningRateBounds()]
-    if accumulate == 1 and cls not in (
-        LILPretraining,
-        REx,
-    ):  # batch normalisation has no third derivatives; REx couples environments
+    # The loss of LILPretraining cannot be differentiated three times through batch norm; REx couples environments.
+    if accumulate == 1 and cls not in (LILPretraining, REx):
         callbacks.append(HessianEigenvalues(tol=1e-8, objective="training", prefix="training/"))
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -133,7 +132,9 @@ def fit(name: str, devices: int, accumulate: int) -> dict[str, object]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, data())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The (inner|outer) learning rate")  # these rates are large
+        trainer.fit(module, data())
     weights = torch.cat([value.flatten() for key, value in module.state_dict().items() if "statistics" not in key])
     return {
         "weights": weights,
