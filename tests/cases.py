@@ -17,6 +17,20 @@ COMPILES = not torch.__version__.startswith("2.5.")
 """Torch 2.5 cannot compile the meta-gradient; the modules say so."""
 
 
+class Once(torch.autograd.Function):
+    """x², with a first derivative only."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 2 * ctx.saved_tensors[0] * gradient
+
+
 @dataclass(frozen=True)
 class Problem:
     """A network, a criterion, and a batch of environments."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_gp._lightning import Callback
+from lightning_gp.networks.pretrained import weight_differences
 
 FREE = ("vectorize", "recompute", "compile", "eval_inner_steps")
 """Arguments that change how fast a run is or what it reports, not what it trains; a resumed run may change them."""
@@ -21,18 +22,11 @@ def check_weights(own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming up to three differences.
     """
-    differences = [f"{name} is missing in it" for name in own.keys() - saved.keys()]
-    differences += [f"{name} is only in it" for name in saved.keys() - own.keys()]
-    differences += [
-        f"{name} is {tuple(saved[name].shape)} in it but {tuple(own[name].shape)} here"
-        for name in own.keys() & saved.keys()
-        if own[name].shape != saved[name].shape
-    ]
+    differences = weight_differences(own, saved)
     if differences:
-        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise ValueError(
-            f"The checkpoint holds other weights: {'; '.join(sorted(differences)[:3])}{more}. Build the network and "
-            "the algorithm with the arguments of the run that saved it, or give another ckpt_path."
+            f"The checkpoint holds other weights: {differences}. Build the network and the algorithm with the "
+            "arguments of the run that saved it, or give another ckpt_path."
         )
 
 

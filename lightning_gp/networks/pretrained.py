@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +45,36 @@ def load_pretrained(network: nn.Module, checkpoint: str | os.PathLike[str]) -> n
         raise FileNotFoundError(f"There is no checkpoint {path.absolute()}; give the path of a .ckpt file.")
     state = _state(path)
     own = network.state_dict()
-    differences = [f"{name} is missing in the checkpoint" for name in own.keys() - state.keys()]
-    differences += [f"{name} is only in the checkpoint" for name in state.keys() - own.keys()]
-    differences += [
-        f"{name} is {tuple(state[name].shape)} in the checkpoint but {tuple(own[name].shape)} here"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
-    ]
+    differences = weight_differences(own, state)
     if differences:
-        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise ValueError(
-            f"{path} holds another network than this {type(network).__name__}: {'; '.join(sorted(differences)[:3])}"
-            f"{more}. Build the network with the arguments (ways, channels, ...) of the run that saved it."
+            f"{path} holds another network than this {type(network).__name__}: {differences}. Build the network with "
+            "the arguments (ways, channels, ...) of the run that saved it."
         )
     network.load_state_dict(state)
     return network
+
+
+def weight_differences(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str:
+    """Up to three differences of names and shapes, in words; empty if there are none.
+
+    Args:
+        own: a state dict.
+        saved: that of a checkpoint.
+
+    Example:
+        >>> weight_differences({"w": torch.zeros(2)}, {"w": torch.zeros(3), "b": torch.zeros(1)})
+        'b is only in the checkpoint; w is (3,) in the checkpoint but (2,) here'
+    """
+    differences = [f"{name} is missing in the checkpoint" for name in own.keys() - saved.keys()]
+    differences += [f"{name} is only in the checkpoint" for name in saved.keys() - own.keys()]
+    differences += [
+        f"{name} is {tuple(saved[name].shape)} in the checkpoint but {tuple(own[name].shape)} here"
+        for name in own.keys() & saved.keys()
+        if own[name].shape != saved[name].shape
+    ]
+    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return "; ".join(sorted(differences)[:3]) + more
 
 
 def _state(path: Path) -> dict[str, Tensor]:

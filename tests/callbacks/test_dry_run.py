@@ -19,6 +19,7 @@ from tests.callbacks.callback_cases import (
     sinusoid_data,
     sinusoid_maml,
 )
+from tests.cases import Once
 
 
 def refused(tmp_path, module, data, callback, match, error=ValueError, **options):
@@ -26,18 +27,6 @@ def refused(tmp_path, module, data, callback, match, error=ValueError, **options
     with pytest.raises(error, match=match):
         fit(tmp_path, module, data, [callback], **options)
     assert all(torch.equal(*pair) for pair in zip(before, module.parameters(), strict=True))
-
-
-class Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**2
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient
 
 
 class Attention(Classifier):

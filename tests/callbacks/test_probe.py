@@ -30,6 +30,7 @@ from tests.callbacks.callback_cases import (
     sinusoid_maml,
     trainer,
 )
+from tests.cases import Once
 
 
 def refused(tmp_path, module, callback, match, error=ValueError, **options):
@@ -41,20 +42,6 @@ def with_step(step):
     module = build(Classifier)
     module.training_step = lambda batch, batch_idx: step(module, *batch)
     return module
-
-
-class Line(torch.autograd.Function):
-    """Has a first derivative only."""
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**2
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient):
-        return 2 * ctx.saved_tensors[0] * gradient
 
 
 # -- refusals -------------------------------------------------------------------------------------------------------
@@ -103,7 +90,7 @@ def test_a_step_that_returns_nothing_is_refused(tmp_path):
 
 
 def test_kernels_without_double_backward_are_refused(tmp_path):
-    module = with_step(lambda module, x, y: F.cross_entropy(Line.apply(module.network(x)), y))
+    module = with_step(lambda module, x, y: F.cross_entropy(Once.apply(module.network(x)), y))
     refused(tmp_path, module, HessianEigenvalues(), "no double backward", RuntimeError)
 
 

@@ -19,16 +19,6 @@ from tests.datamodules.image_cases import THREE, identities, write_image, write_
 SPLITS = ("train", "val", "test")
 
 
-@pytest.fixture(autouse=True)
-def _no_shared_cache(monkeypatch):
-    monkeypatch.delenv("LIGHTNING_GP_CACHE", raising=False)
-
-
-@pytest.fixture
-def tree(tmp_path):
-    return write_tree(tmp_path / "data", THREE)
-
-
 def small(root, **arguments):
     return ClassFolderDataModule(root, **({"ways": 2, "queries": 2, "image_size": 8} | arguments))
 

@@ -7,19 +7,9 @@ import pytest
 from lightning_gp.datamodules import ClassFolderDataModule
 from lightning_gp.datamodules.class_folder import read_json_split
 from lightning_gp.datamodules.image_classes import random_splits
-from tests.datamodules.image_cases import THREE, write_image, write_tree
+from tests.datamodules.image_cases import write_image, write_tree
 
 SPLITS = ("train", "val", "test")
-
-
-@pytest.fixture(autouse=True)
-def _no_shared_cache(monkeypatch):
-    monkeypatch.delenv("LIGHTNING_GP_CACHE", raising=False)
-
-
-@pytest.fixture
-def tree(tmp_path):
-    return write_tree(tmp_path / "data", THREE)
 
 
 def small(root, **arguments):

@@ -18,11 +18,6 @@ def tree(tmp_path_factory):
     return write_tree(tmp_path_factory.mktemp("tree"), splits)
 
 
-@pytest.fixture(autouse=True)
-def _no_shared_cache(monkeypatch):
-    monkeypatch.delenv("LIGHTNING_GP_CACHE", raising=False)
-
-
 class Recorder(LightningModule):
     def __init__(self):
         super().__init__()

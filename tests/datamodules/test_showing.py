@@ -7,17 +7,7 @@ from PIL import Image
 from lightning_gp.cli import main
 from lightning_gp.commands.data import data_module
 from lightning_gp.datamodules import ClassFolderDataModule, SinusoidDataModule
-from tests.datamodules.image_cases import THREE, colour, write_tree
-
-
-@pytest.fixture(autouse=True)
-def _no_shared_cache(monkeypatch):
-    monkeypatch.delenv("LIGHTNING_GP_CACHE", raising=False)
-
-
-@pytest.fixture
-def tree(tmp_path):
-    return write_tree(tmp_path / "data", THREE)
+from tests.datamodules.image_cases import colour
 
 
 @pytest.fixture

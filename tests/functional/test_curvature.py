@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from lightning_gp.functional.curvature import hessian_eigenvalues, hessian_vector_product, warm_start
 from lightning_gp.functional.lanczos import leading_eigenpairs
+from tests.cases import Once
 
 
 def network_loss(dtype=torch.float64, activation=nn.Tanh, seed=0):
@@ -202,18 +203,6 @@ def test_a_loss_that_is_not_finite_gives_nan(broken):
     assert pairs.values.isnan().all()
     assert not pairs.converged
     assert pairs.products <= 1
-
-
-class Once(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x**2
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        return 2 * ctx.saved_tensors[0] * grad
 
 
 def attention(p):

@@ -87,9 +87,12 @@ UNREADABLE = {
     "code": (with_code, "--weights_only false"),
 }
 OTHERS = {
-    "network sizes": (["--model.init_args.network.init_args.hidden=[7,5]"], "body.0.bias is (6,) in it but (7,) here"),
-    "layers": (["--model.init_args.network.init_args.hidden=[6]"], "is only in it"),
-    "learned rates": (["--model.init_args.learn_inner_lr=false"], "inner_rates.rates.body/0/bias is only in it"),
+    "network sizes": (
+        ["--model.init_args.network.init_args.hidden=[7,5]"],
+        "0.bias is (6,) in the checkpoint but (7,)",
+    ),
+    "layers": (["--model.init_args.network.init_args.hidden=[6]"], "is only in the checkpoint"),
+    "learned rates": (["--model.init_args.learn_inner_lr=false"], "body/0/bias is only in the checkpoint"),
     "algorithm": (["--model.init_args.first_order=true", "--model.class_path=lightning_gp.FOMAML"], "MAML there"),
     "inner steps": (["--model.init_args.inner_steps=3"], "inner_steps is 2 there but 3 here"),
     "first order": (["--model.init_args.first_order=true"], "first_order is False there but True here"),
