@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "lin": Experiment("maps_lin", "which learning rates train linear regression, against the theory's borders"),
     "sin": Experiment("maps_sin", "the map of sinusoid regression with MAML"),
     "omn": Experiment("maps_omn", "the map of Omniglot classification with MAML"),
+    "min": Experiment("maps_min", "the map of mini-ImageNet classification with MAML"),
     "cmn": Experiment("maps_cmn", "the map of colored MNIST with IRMv1"),
     "adam": Experiment("maps_adam", "the maps with Adam outside, where the effect is gone"),
     "tg": Experiment("tg", "third derivative against squared Hessian on the way of training"),

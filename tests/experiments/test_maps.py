@@ -6,9 +6,10 @@ from argparse import Namespace
 import pytest
 import torch
 
-from lightning_gp.experiments import maps, maps_adam, maps_cmn, maps_lin, maps_omn, maps_sin
+from lightning_gp.experiments import maps, maps_adam, maps_cmn, maps_lin, maps_min, maps_omn, maps_sin
 from lightning_gp.theory import critical_outer_lr
 from lightning_gp.trainability import TrainabilityMap
+from tests.experiments.lil_images import write_classes
 
 pytest.importorskip("matplotlib")
 
@@ -56,7 +57,18 @@ def test_sin_and_adam(monkeypatch, tmp_path):
     assert len(json.loads((tmp_path / "adam.json").read_text())["findings"]) == 1
 
 
+def test_min_on_class_folders(monkeypatch, tmp_path):
+    write_classes(tmp_path / "images")
+    shrunk(monkeypatch, maps_min, [1e-3, 1e-1], [1e-2, 9.0], 2)
+    words = ["--quick", "--class-folders", "--image-size", "16", "--root", str(tmp_path / "images")]
+    maps_min.main([*words, "--output", str(tmp_path)])
+    assert set(json.loads((tmp_path / "min-quick.json").read_text())["borders"]["by_alpha"]) == {"0.001", "0.1"}
+
+
 def test_full_settings_are_the_papers():
+    mini = maps_min.mini_imagenet_map("data")
+    assert (mini.inner_lrs[0], mini.inner_lrs[-1], mini.outer_lrs[0], mini.outer_lrs[-1]) == (1e-4, 0.9, 0.01, 9.0)
+    assert (mini.iterations, mini.data(0).environments_per_batch, mini.data(0).queries) == (10_000, 4, 15)
     sin = maps_sin.sinusoid_map()
     assert (len(sin.inner_lrs), len(sin.outer_lrs), sin.iterations, sin.optimizer) == (36, 27, 500, "sgd")
     omn = maps_omn.omniglot_map("data")
