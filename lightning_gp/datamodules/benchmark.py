@@ -37,14 +37,9 @@ class BenchmarkDataModule(ImageClassDataModule):
     5. ``archive``, ``folder``, ``remote()`` (optional): an archive that holds ``folder``, and where it can be fetched.
 
     Args:
-        root: folder of the data.
-        ways: N, classes per episode.
-        shots: K, support images per class.
-        queries: Q, query images per class.
-        environments_per_batch: E, over all devices.
-        image_size: side in pixels.
+        args: see :class:`~lightning_gp.datamodules.image_classes.ImageClassDataModule`.
         download: whether what is missing may be fetched, if anybody hands it out.
-        kwargs: see :class:`ImageClassDataModule`.
+        kwargs: see ``ImageClassDataModule``.
 
     Raises:
         ValueError: if an argument is out of range, or the data are incomplete; the message names what is missing.
@@ -59,25 +54,15 @@ class BenchmarkDataModule(ImageClassDataModule):
     archive: str | None = None
     folder: str = ""
 
-    def __init__(
-        self,
-        root: str | os.PathLike[str] = "data",
-        ways: int = 5,
-        shots: int = 1,
-        queries: int = 15,
-        environments_per_batch: int = 4,
-        image_size: int = 84,
-        download: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(root, ways, shots, queries, environments_per_batch, image_size, **kwargs)
+    def __init__(self, *args: Any, download: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.classes = self.official_classes()
         self.download = download
         self._located: ImageSource | None = None
         for split, names in self.classes.items():
-            if ways > len(names):
+            if self.ways > len(names):
                 raise ValueError(
-                    f"ways={ways}, but the {split} split of {self.title} has {len(names)} classes; "
+                    f"ways={self.ways}, but the {split} split of {self.title} has {len(names)} classes; "
                     f"choose ways <= {len(names)}."
                 )
 

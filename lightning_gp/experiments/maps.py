@@ -56,6 +56,14 @@ def file_name(name: str, options: argparse.Namespace) -> str:
     return f"{name}-quick" if options.quick else name
 
 
+def one_map(name: str, options: argparse.Namespace, trainability: TrainabilityMap, title: str, paper: str) -> None:
+    """Runs one map and, where it is complete, writes its picture and whether a larger β is usable near the last α."""
+    result = computed(trainability, options, name)
+    if result.complete:
+        findings = [larger_near_the_end(result, paper)]
+        write(name, options, {title: result}, findings, {"borders": borders(result)})
+
+
 def write(
     name: str,
     options: argparse.Namespace,

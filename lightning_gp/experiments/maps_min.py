@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from lightning_gp.datamodules.class_folder import ClassFolderDataModule
 from lightning_gp.datamodules.image_classes import ImageClassDataModule
 from lightning_gp.datamodules.mini_imagenet import MiniImageNetDataModule
-from lightning_gp.experiments.maps import borders, computed, larger_near_the_end, parser_of, write
+from lightning_gp.experiments.maps import one_map, parser_of
 from lightning_gp.experiments.maps_omn import PAPER
 from lightning_gp.modules.maml import MAML
 from lightning_gp.networks.conv4 import Conv4
@@ -77,7 +77,4 @@ def main(args: Sequence[str] | None = None) -> None:
     trainability = mini_imagenet_map(
         options.root, options.quick, options.class_folders, options.image_size, options.device
     )
-    result = computed(trainability, options, "min")
-    if result.complete:
-        findings = [larger_near_the_end(result, PAPER)]
-        write("min", options, {"mini-ImageNet, MAML, SGD outside": result}, findings, {"borders": borders(result)})
+    one_map("min", options, trainability, "mini-ImageNet, MAML, SGD outside", PAPER)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lightning_gp.datamodules.omniglot import OmniglotDataModule
-from lightning_gp.experiments.maps import borders, computed, larger_near_the_end, parser_of, write
+from lightning_gp.experiments.maps import one_map, parser_of
 from lightning_gp.modules.maml import MAML
 from lightning_gp.networks.conv4 import Conv4
 from lightning_gp.trainability.grid import parse_rates
@@ -71,7 +71,5 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = parser_of("omn", "Trainability map of Omniglot classification; wants a GPU, or --quick.", "runs/omn")
     parser.add_argument("--root", default="data", help="folder of the Omniglot data (default: %(default)s)")
     options = parser.parse_args(args)
-    result = computed(omniglot_map(options.root, options.quick, device=options.device), options, "omn")
-    if result.complete:
-        findings = [larger_near_the_end(result, PAPER)]
-        write("omn", options, {"Omniglot, MAML, SGD outside": result}, findings, {"borders": borders(result)})
+    trainability = omniglot_map(options.root, options.quick, device=options.device)
+    one_map("omn", options, trainability, "Omniglot, MAML, SGD outside", PAPER)

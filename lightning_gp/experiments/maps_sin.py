@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from torch.nn import functional as F
 
 from lightning_gp.datamodules.sinusoid import SinusoidDataModule
-from lightning_gp.experiments.maps import borders, computed, larger_near_the_end, parser_of, write
+from lightning_gp.experiments.maps import one_map, parser_of
 from lightning_gp.modules.maml import MAML
 from lightning_gp.networks.sinusoid import SinusoidMLP
 from lightning_gp.trainability.grid import parse_rates
@@ -70,7 +70,4 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--compile", action="store_true", help="compile the step: twice as fast, a slow start")
     options = parser.parse_args(args)
     trainability = sinusoid_map(options.quick, compile=options.compile, device=options.device)
-    result = computed(trainability, options, "sin")
-    if result.complete:
-        findings = [larger_near_the_end(result, PAPER)]
-        write("sin", options, {"Sinusoid, MAML, SGD outside": result}, findings, {"borders": borders(result)})
+    one_map("sin", options, trainability, "Sinusoid, MAML, SGD outside", PAPER)
