@@ -83,10 +83,7 @@ def data_module(config: Path, overrides: Sequence[str] = ()) -> Any:
         parsed = parser.parse_args(words)
     except (argparse.ArgumentError, SystemExit) as error:
         raise ValueError(f"{config}: the section `data` does not fit: {error}") from error
-    instantiate = (
-        getattr(parser, "instantiate", None) or parser.instantiate_classes
-    )  # its name before jsonargparse 4.49
-    return instantiate(parsed).data
+    return parser.instantiate(parsed).data
 
 
 def print_report(data: Any) -> int:

@@ -64,5 +64,4 @@ def _built(base: type[Any], name: str, config: Mapping[str, Any]) -> Any:
         parsed = parser.parse_object({name: dict(config)})
     except (jsonargparse.ArgumentError, TypeError) as error:
         raise ValueError(f"The config of {config.get('class_path')} does not fit it: {error}") from error
-    instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes  # the latter until 4.48
-    return getattr(instantiate(parsed), name)
+    return getattr(parser.instantiate(parsed), name)
