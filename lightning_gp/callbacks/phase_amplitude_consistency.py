@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.losses import EnvironmentLoss, ModuleLoss
 from lightning_gp.callbacks.measurement import Measurement, Report
+from lightning_gp.callbacks.outer_path import OuterPath
 from lightning_gp.environments import examples_of
 from lightning_gp.functional.adaptation import Trajectory, over_environments
 from lightning_gp.functional.linearised import Predict
@@ -35,6 +36,9 @@ class PhaseAmplitudeConsistency(Probe):
 and the prototype classifier of the linearised network pick the same class | [0, 1] |
     | ``linearity/prototype_cosine`` | with ``prototype``: cosine of their logits | [−1, 1] |
 
+    A path that is not at its end is saved in checkpoints (up to 64 MB) and goes on in a resumed run; if it is larger,
+    that of a resumed run begins where the run does.
+
     Cost: S + 1 forward and backward passes of the probe batch's support sets. With ``prototype``, two forward passes
     and a double backward pass of its query sets. Along the outer path: two copies of the parameters, and one pass over
     parameters and gradients per step.
@@ -51,7 +55,8 @@ and the prototype classifier of the linearised network pick the same class | [0,
     def __init__(self, prototype: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.prototype = prototype
-        self._path: _Path | None = None
+        self._path: OuterPath | None = None
+        self._saved_path: dict[str, Any] = {}
 
     def needs_loss(self, pl_module: Any) -> bool:
         """Only where there is an inner loop."""
@@ -99,16 +104,27 @@ and the prototype classifier of the linearised network pick the same class | [0,
 
     # -- the outer path -----------------------------------------------------------------------------------------
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """A path begins, or the one in the checkpoint goes on."""
+        super().on_train_start(trainer, pl_module)
+        self._path = None
+        if self.loss is None:
+            self._path = OuterPath([parameter for parameter in pl_module.parameters() if parameter.requires_grad])
+            self._path.load(self._saved_path)
+        self._saved_path = {}
+
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """A new path begins."""
-        if self.loss is None and (self.every_n_steps is None or self._path is None):
-            self._path = _Path([parameter for parameter in pl_module.parameters() if parameter.requires_grad])
+        """A new path begins; Lightning does not come here when it resumes in the middle of an epoch."""
+        if self._path is not None and self.every_n_steps is None:
+            self._path.begin()
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """The gradients are unscaled, reduced over processes and not yet clipped."""
         super().on_before_optimizer_step(trainer, pl_module, optimizer)
         if self._path is not None:
-            self._path.add_gradient(optimizer)
+            plain = getattr(optimizer, "_optimizer", optimizer)
+            position = next((i for i, each in enumerate(trainer.optimizers) if each is plain), -1)
+            self._path.add_gradient(plain, position)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Adds a step to the path."""
@@ -120,9 +136,19 @@ and the prototype classifier of the linearised network pick the same class | [0,
         """Both consistencies of the outer path."""
         if self._path is None or not self._path.steps:
             return Report()
-        report = Report(self._path.consistencies())
-        self._path = _Path(self._path.parameters)
+        report = Report({f"linearity/{name}": value for name, value in self._path.consistencies().items()})
+        self._path.begin()
         return report
+
+    def state_dict(self) -> dict[str, Any]:
+        """The probe batch, and the path so far."""
+        path = self._path.state() if self._path is not None else {}
+        return {**super().state_dict(), "path": path}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores both."""
+        super().load_state_dict(state_dict)
+        self._saved_path = state_dict.get("path", {})
 
 
 def _prototype_values(predict: Predict, trajectory: Trajectory, x: Tensor) -> dict[str, Tensor]:
@@ -133,54 +159,3 @@ def _prototype_values(predict: Predict, trajectory: Trajectory, x: Tensor) -> di
         "prototype_agreement": prototype_agreement(adapted, scores),
         "prototype_cosine": prototype_cosine(adapted, scores),
     }
-
-
-class _Path:
-    """The path of parameters that an optimizer changes in place."""
-
-    def __init__(self, parameters: list[Tensor]) -> None:
-        self.parameters = parameters
-        self.start = [parameter.detach().clone() for parameter in parameters]
-        self.last = [parameter.detach().clone() for parameter in parameters]
-        self.steps = 0
-        self.lengths: list[Tensor] = []
-        self.gradients: dict[int, list[Tensor]] = {}
-
-    def add_step(self) -> None:
-        self.steps += 1
-        self.lengths.append(_distance(self.parameters, self.last))
-        torch._foreach_copy_(self.last, [parameter.detach() for parameter in self.parameters])
-
-    def add_gradient(self, optimizer: Any) -> None:
-        gradients = [
-            parameter.grad.detach()
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None
-        ]
-        if gradients:
-            optimizer = getattr(optimizer, "_optimizer", optimizer)
-            self.gradients.setdefault(id(optimizer), []).append(_norm(gradients))
-
-    def consistencies(self) -> dict[str, float]:
-        length = float(torch.stack(self.lengths).sum())
-        distance = float(_distance(self.parameters, self.start))
-        ratios = [norms[k] / norms[0] for norms in self.gradients.values() for k in range(1, len(norms))]
-        values = {"linearity/phase_consistency": max(1.0, length / distance) if distance else _at_rest(length)}
-        if ratios:
-            values["linearity/amplitude_consistency"] = float(torch.stack(ratios).mean())
-        return values
-
-
-def _at_rest(length: float) -> float:
-    return 1.0 if length == 0 else float("inf")
-
-
-def _distance(left: list[Tensor], right: list[Tensor]) -> Tensor:
-    return _norm(list(torch._foreach_sub([tensor.detach() for tensor in left], right)))
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    norms = [torch.linalg.vector_norm(tensor.to_dense() if tensor.is_sparse else tensor).float() for tensor in tensors]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return total

@@ -131,20 +131,6 @@ def test_consistencies_of_the_inner_loop(tmp_path):
     assert callback.values["linearity/amplitude_consistency"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_consistencies_of_the_outer_path(tmp_path):
-    module, callback = build(Classifier, dtype=torch.float64), PhaseAmplitudeConsistency()
-    path, norms = [], []
-    module.on_before_optimizer_step = lambda optimizer: norms.append(flat([p.grad for p in module.parameters()]).norm())
-    module.on_train_batch_start = lambda batch, index: path.append(flat(module.parameters()).detach().clone())
-    fit(tmp_path, module, loaders(dtype=torch.float64), [callback], max_epochs=1, **DOUBLE)
-    path.append(flat(module.parameters()).detach())
-    lengths = sum((b - a).norm() for a, b in pairwise(path))
-    phase = (lengths / (path[-1] - path[0]).norm()).item()
-    assert callback.values["linearity/phase_consistency"] == pytest.approx(phase, rel=1e-6)
-    amplitude = (sum(norms[1:]) / 3 / norms[0]).item()
-    assert callback.values["linearity/amplitude_consistency"] == pytest.approx(amplitude, rel=1e-6)
-
-
 @pytest.mark.parametrize("objective", ["loss", "training"])
 def test_eigenvalues_of_the_dense_hessian(tmp_path, objective):
     callback = HessianEigenvalues(k=2, objective=objective, tol=1e-9)

@@ -1,0 +1,103 @@
+"""The path that the parameters take while an optimizer changes them, and how straight and even it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
+
+
+class OuterPath:
+    """The parameters θ_0, θ_1, …, θ_S after each step, of which only the lengths of the steps are kept.
+
+    Args:
+        parameters: what the optimizer changes in place.
+
+    Attributes:
+        steps: S, the number of steps so far.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = parameters
+        self.begin()
+
+    def begin(self) -> None:
+        """A new path starts from the parameters as they are now."""
+        self.start = [parameter.detach().clone() for parameter in self.parameters]
+        self.last = [parameter.detach().clone() for parameter in self.parameters]
+        self.lengths: list[Tensor] = []
+        self.gradients: dict[int, list[Tensor]] = {}
+
+    @property
+    def steps(self) -> int:
+        """Steps since the path began."""
+        return len(self.lengths)
+
+    def add_step(self) -> None:
+        """The parameters have taken a step."""
+        self.lengths.append(_distance(self.parameters, self.last))
+        torch._foreach_copy_(self.last, [parameter.detach() for parameter in self.parameters])
+
+    def add_gradient(self, optimizer: Any, position: int) -> None:
+        """Keeps the norm of the gradient with which an optimizer is about to step.
+
+        Args:
+            optimizer: a torch optimizer.
+            position: which of the trainer's optimizers it is.
+        """
+        gradients = [
+            parameter.grad.detach()
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None
+        ]
+        if gradients:
+            self.gradients.setdefault(position, []).append(_norm(gradients))
+
+    def consistencies(self) -> dict[str, float]:
+        """``phase_consistency``, Σ_k ‖θ_{k+1} − θ_k‖ / ‖θ_S − θ_0‖, and ``amplitude_consistency`` from two steps on.
+
+        The latter is the mean of ‖g(θ_k)‖ / ‖g(θ_0)‖ over the steps k = 1 … S−1 of all optimizers.
+        """
+        length = float(torch.stack(self.lengths).sum())
+        distance = float(_distance(self.parameters, self.start))
+        ratios = [norms[k] / norms[0] for norms in self.gradients.values() for k in range(1, len(norms))]
+        values = {"phase_consistency": max(1.0, length / distance) if distance else _at_rest(length)}
+        if ratios:
+            values["amplitude_consistency"] = float(torch.stack(ratios).mean())
+        return values
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and lists for ``load``; empty before the first step, or if they are too large for a checkpoint."""
+        if not self.steps or sum(tensor.nbytes for tensor in self.start) > MAX_SAVED_BYTES:
+            return {}
+        gradients = {position: torch.stack(norms) for position, norms in self.gradients.items()}
+        return {"start": self.start, "lengths": torch.stack(self.lengths), "gradients": gradients}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on with a saved path, whose end are the parameters as they are now; ignores that of other parameters."""
+        start = state.get("start", [])
+        if [tensor.shape for tensor in start] != [tensor.shape for tensor in self.parameters]:
+            return
+        self.start = [old.to(new) for old, new in zip(start, self.parameters, strict=True)]
+        device = self.parameters[0].device
+        self.lengths = list(state["lengths"].to(device))
+        self.gradients = {position: list(norms.to(device)) for position, norms in state["gradients"].items()}
+
+
+def _at_rest(length: float) -> float:
+    return 1.0 if length == 0 else float("inf")
+
+
+def _distance(parameters: Sequence[Tensor], others: list[Tensor]) -> Tensor:
+    return _norm(list(torch._foreach_sub([parameter.detach() for parameter in parameters], others)))
+
+
+def _norm(tensors: list[Tensor]) -> Tensor:
+    norms = [torch.linalg.vector_norm(tensor.to_dense() if tensor.is_sparse else tensor).float() for tensor in tensors]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return total
