@@ -70,6 +70,8 @@ class Probe(Callback):
     ) -> None:
         if loss_fn is not None and not callable(loss_fn):
             raise ValueError(f"loss_fn={loss_fn!r} must be a function of (module, batch) that returns the loss.")
+        if not isinstance(prefix, str):
+            raise ValueError(f"prefix={prefix!r} must be text, such as 'probe/'; '' for none.")
         for argument, value in (
             ("every_n_epochs", every_n_epochs),
             ("every_n_steps", every_n_steps),

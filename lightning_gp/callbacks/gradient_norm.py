@@ -58,7 +58,8 @@ class GradientNorm(Probe):
         super().__init__(**kwargs)
         if at not in ("auto", "probe", "step"):
             raise ValueError(f"at={at!r} is unknown; use 'auto', 'probe' or 'step'.")
-        if groups is not None and not callable(groups) and (isinstance(groups, bool) or groups < 1):
+        number = isinstance(groups, int) and not isinstance(groups, bool) and groups >= 1
+        if groups is not None and not callable(groups) and not number:
             raise ValueError(f"groups={groups!r} must be a number of name parts of at least 1, or a function of names.")
         if histogram:
             require_matplotlib()

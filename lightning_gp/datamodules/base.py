@@ -33,6 +33,19 @@ def at_least(minimum: float, **values: float) -> None:
             raise ValueError(f"{name}={value!r} is too small; choose {name} >= {minimum:g}.")
 
 
+def whole(minimum: int, **values: float) -> None:
+    """Refuses what is no whole number of at least ``minimum``.
+
+    Raises:
+        TypeError: naming an argument that is no number.
+        ValueError: naming the argument and its value.
+    """
+    at_least(minimum, **values)
+    for name, value in values.items():
+        if value != int(value):
+            raise ValueError(f"{name}={value!r} is a count; give a whole number.")
+
+
 class EpisodeDataModule(LightningDataModule):
     """Base of the data modules: a subclass says what an episode is, everything else is here.
 
@@ -73,17 +86,9 @@ class EpisodeDataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        counts = {
-            "environments_per_batch": environments_per_batch,
-            "iterations_per_epoch": iterations_per_epoch,
-            "val_episodes": val_episodes,
-            "test_episodes": test_episodes,
-        }
-        at_least(1, **counts)
-        at_least(0, seed=seed, num_workers=num_workers)
-        for name, value in counts.items():
-            if value != int(value):
-                raise ValueError(f"{name}={value!r} is a count; give a whole number.")
+        whole(1, environments_per_batch=environments_per_batch, iterations_per_epoch=iterations_per_epoch)
+        whole(1, val_episodes=val_episodes, test_episodes=test_episodes)
+        whole(0, seed=seed, num_workers=num_workers)
         self.save_hyperparameters(ignore=self.unsaved)
         self.environments_per_batch = environments_per_batch
         self.seed = seed

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gp.datamodules.episodes import SPLITS
-from lightning_gp.datamodules.image_classes import ImageClassDataModule, random_splits
+from lightning_gp.datamodules.image_classes import ImageClassDataModule, check_fractions, random_splits
 from lightning_gp.datamodules.sources.class_tree import ImageFile, image_file
 from lightning_gp.datamodules.sources.image_source import FileSource, folder_source
 
@@ -71,6 +71,8 @@ class ClassFolderDataModule(ImageClassDataModule):
             raise ValueError(
                 f"split_file={str(split_file)!r} and fractions={fractions} are two ways to split; give one."
             )
+        if fractions is not None:
+            check_fractions(fractions)
         super().__init__(root, ways, shots, queries, environments_per_batch, image_size, **kwargs)
         self.split_file = None if split_file is None else Path(split_file).expanduser()
         self.fractions, self.split_seed = fractions, split_seed

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_gp.datamodules.augmentation import NUMBERS, Augmentation, NumberedEpisodes, augmented, normalized
-from lightning_gp.datamodules.base import EpisodeDataModule, at_least
+from lightning_gp.datamodules.base import EpisodeDataModule, whole
 from lightning_gp.datamodules.episodes import ClassImages, FewShotEpisodes
 from lightning_gp.environments import Environments, Examples
 
@@ -32,7 +32,7 @@ class FewShotDataModule(EpisodeDataModule):
     images are augmented (support and query alike, in ways that seed and episode determine) and all are normalised.
 
     Args:
-        ways: N, classes per episode.
+        ways: N, classes per episode, at least 2.
         shots: K, support images per class.
         queries: Q, query images per class.
         environments_per_batch: E, over all devices.
@@ -62,7 +62,8 @@ class FewShotDataModule(EpisodeDataModule):
         std: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
-        at_least(1, ways=ways, shots=shots, queries=queries)
+        whole(2, ways=ways)  # the loss of a single class is constant, and its gradient zero
+        whole(1, shots=shots, queries=queries)
         if (mean is None) != (std is None) or (mean and std and (len(mean) != len(std) or min(std) <= 0)):
             raise ValueError(
                 f"mean={mean}, std={std}; give both, one number for each channel, std > 0, or neither (pixels then "
@@ -151,7 +152,7 @@ class FewShotDataModule(EpisodeDataModule):
 
         episodes = self.episodes(split)
         assert isinstance(episodes, FewShotEpisodes)
-        at_least(0, index=index)
+        whole(0, index=index)
         names = episodes.class_names(index)
         batch = self.finished(episodes.__getitems__([index]), normalize=False)
         figure = draw_episode(batch, names, f"{type(self).__name__}: {split} episode {index}")

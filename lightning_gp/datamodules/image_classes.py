@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gp.datamodules.base import at_least
+from lightning_gp.datamodules.base import whole
 from lightning_gp.datamodules.cache import cache_folder
 from lightning_gp.datamodules.episodes import SPLITS, ClassImages
 from lightning_gp.datamodules.few_shot import FewShotDataModule
@@ -77,7 +77,7 @@ class ImageClassDataModule(FewShotDataModule):
         cache_dir: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        at_least(1, image_size=image_size)
+        whole(1, image_size=image_size)
         super().__init__(ways, shots, queries, environments_per_batch, **kwargs)
         self.root = Path(root).expanduser()
         self.image_size = image_size
@@ -155,6 +155,19 @@ def checked_splits(splits: Mapping[str, Sequence[str]], classes: Sequence[str], 
     return {split: list(splits[split]) for split in SPLITS}
 
 
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Refuses what are no shares of a whole.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if len(fractions) != len(SPLITS) or min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
+        raise ValueError(
+            f"fractions={tuple(fractions)}; give three numbers above 0 that add up to 1: the shares of the classes "
+            f"for {', '.join(SPLITS)}."
+        )
+
+
 def random_splits(classes: Sequence[str], fractions: Sequence[float], seed: int) -> dict[str, list[str]]:
     """Classes shared out at random; the same for the same names and seed on every machine.
 
@@ -170,11 +183,7 @@ def random_splits(classes: Sequence[str], fractions: Sequence[float], seed: int)
         >>> {split: len(names) for split, names in random_splits("abcdefghij", (0.6, 0.2, 0.2), seed=0).items()}
         {'train': 6, 'val': 2, 'test': 2}
     """
-    if len(fractions) != len(SPLITS) or min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
-        raise ValueError(
-            f"fractions={tuple(fractions)}; give three numbers above 0 that add up to 1: the shares of the classes "
-            f"for {', '.join(SPLITS)}."
-        )
+    check_fractions(fractions)
     bounds = [0, *(round(len(classes) * share) for share in np.cumsum(fractions))]
     sizes = dict(zip(SPLITS, np.diff(bounds).tolist(), strict=True))
     if min(sizes.values()) < 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gp.datamodules.episodes import SPLITS
-from lightning_gp.datamodules.image_classes import ImageClassDataModule, random_splits
+from lightning_gp.datamodules.image_classes import ImageClassDataModule, check_fractions, random_splits
 from lightning_gp.datamodules.sources.dataset_source import DatasetSource
 from lightning_gp.datamodules.sources.image_source import Decoding, ImageSource
 
@@ -57,6 +57,7 @@ class LabelledDataModule(ImageClassDataModule):
         parts: dict[str, Any] = dict(dataset) if isinstance(dataset, Mapping) else {"": dataset}
         if isinstance(dataset, Mapping) and set(parts) != set(SPLITS):
             raise ValueError(f"dataset has the keys {sorted(parts)}; a dict must have {', '.join(SPLITS)}.")
+        check_fractions(fractions)
         self.source = DatasetSource(parts, class_names)
         first = self.source.pixels(next(iter(parts)), 0)
         super().__init__(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gp.datamodules.base import EpisodeDataModule, at_least
+from lightning_gp.datamodules.base import EpisodeDataModule, at_least, whole
 from lightning_gp.datamodules.regression import RegressionEpisodes, check_dtype, check_range
 
 
@@ -65,7 +65,7 @@ class LinearRegressionDataModule(EpisodeDataModule):
         environments_per_batch: int = 1,
         **kwargs: Any,
     ) -> None:
-        at_least(1, shots=shots, queries=queries)
+        whole(1, shots=shots, queries=queries)
         at_least(0, noise=noise)
         check_range(scale=scale, bias=bias, x_range=x_range)
         super().__init__(environments_per_batch=environments_per_batch, **kwargs)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_gp.datamodules.base import at_least
+from lightning_gp.datamodules.base import whole
 from lightning_gp.datamodules.episodes import ClassImages
 from lightning_gp.datamodules.image_classes import ImageClassDataModule
 from lightning_gp.datamodules.sources.class_tree import ImageFile, scan_folder, scan_zip
@@ -101,8 +101,8 @@ class OmniglotDataModule(ImageClassDataModule):
     ) -> None:
         if split not in ("vinyals", "random1200"):
             raise ValueError(f"split={split!r} is unknown; use 'vinyals' or 'random1200'.")
-        at_least(1, shots=shots, queries=queries, image_size=image_size)
-        at_least(0, split_seed=split_seed)
+        whole(1, shots=shots, queries=queries, image_size=image_size)
+        whole(0, split_seed=split_seed)
         if shots + queries > DRAWINGS:
             raise ValueError(
                 f"shots + queries = {shots} + {queries} = {shots + queries}, but an Omniglot character has {DRAWINGS} "

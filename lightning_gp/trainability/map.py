@@ -20,6 +20,7 @@ from lightning_gp.allocator import keep_freed_memory
 from lightning_gp.trainability.describe import describe_data, describe_objective, describe_seed, plain, versions
 from lightning_gp.trainability.engine import CellTrainer, Outcome, OuterOptimizer
 from lightning_gp.trainability.grid import check_rates
+from lightning_gp.trainability.objective import check_objective
 from lightning_gp.trainability.result import TrainabilityResult
 from lightning_gp.trainability.storage import FORMAT, SHARD, Cell, Header, Journal, cells_of
 from lightning_gp.trainability.stream import BatchStream, Data
@@ -77,11 +78,13 @@ class TrainabilityMap:
             raise ValueError(f"iterations={iterations} must be at least 1.")
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds={list(seeds)} must be at least one, without repeats.")
-        if isinstance(objective, nn.Module) and len(seeds) > 1:
-            raise ValueError(
-                f"seeds={list(seeds)}: a module has the initial weights of one seed. Pass a function of the seed that "
-                "builds the module, or one seed."
-            )
+        if isinstance(objective, nn.Module):
+            check_objective(objective)
+            if len(seeds) > 1:
+                raise ValueError(
+                    f"seeds={list(seeds)}: a module has the initial weights of one seed. Pass a function of the seed "
+                    "that builds the module, or one seed."
+                )
         self.objective, self.data = objective, data
         self.inner_lrs = check_rates("inner_lrs", inner_lrs)
         self.outer_lrs = check_rates("outer_lrs", outer_lrs)

@@ -51,6 +51,7 @@ def plot_map(
     Raises:
         ImportError: if matplotlib is not installed.
         ValueError: if a curve is unknown.
+        TypeError: if ``result`` is no map.
     """
     figure, (axes,) = canvas(1)
     draw_map(axes, result, eigenvalues, curves, title)
@@ -80,6 +81,11 @@ def draw_map(
     A cell is blank where a seed diverged. The dashed line is β_c found at α = 0. For a penalty without the half,
     α ‖∇L‖², the theory's α is twice the coefficient, which is taken into account.
     """
+    if not isinstance(result, TrainabilityResult):
+        raise TypeError(
+            f"A map is drawn from a TrainabilityResult, got {type(result).__name__}; TrainabilityResult.load reads one "
+            "from its file."
+        )
     unknown = [curve for curve in curves if curve not in KINDS]
     if unknown:
         raise ValueError(f"curves={list(curves)}: {unknown[0]!r} is unknown; use {', '.join(map(repr, KINDS))}.")

@@ -30,7 +30,7 @@ class BatchStream:
 
     Raises:
         ValueError: if there is no batch.
-        TypeError: if a batch is not of type ``Environments``.
+        TypeError: if a batch is not of type ``Environments``, or there is no sequence of them.
 
     Example:
         >>> x = torch.zeros(2, 3, 1)
@@ -50,6 +50,10 @@ class BatchStream:
             data.prepare_data()
             data.setup("fit")
             return
+        if not isinstance(data, (Environments, Sequence)):
+            raise TypeError(
+                f"Batches are a DataModule, Environments or a list of Environments, but got {type(data).__name__}."
+            )
         batches = [data] if isinstance(data, Environments) else list(data)
         self._kept = [_moved(as_batches(batch), self.device) for batch in batches]
         if not self._kept:

@@ -34,7 +34,8 @@ def test_consistencies_of_the_outer_path(tmp_path):
 
 def resumed_in_the_middle(tmp_path, make, **options):
     """The values at the end of two epochs of 4 batches, uninterrupted and resumed from a checkpoint after batch 6."""
-    batches = DataLoader([examples(8)] * 4, batch_size=None)  # all alike: where a resumed epoch starts over is Lightning's affair
+    # All batches are alike: where a resumed epoch starts over in a loader is Lightning's affair.
+    batches = DataLoader([examples(8)] * 4, batch_size=None)
     whole, rest = PhaseAmplitudeConsistency(**options), PhaseAmplitudeConsistency(**options)
     # Two optimizers take two steps per batch.
     saving = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=12 if make is Manual else 6)

@@ -42,7 +42,7 @@ def root(pristine, tmp_path, monkeypatch):
     import shutil
 
     monkeypatch.setattr(omniglot, "vinyals_split", lambda: NAMES)
-    monkeypatch.setattr(omniglot, "_RANDOM_SIZES", {"train": 4, "val": 1, "test": 2})
+    monkeypatch.setattr(omniglot, "_RANDOM_SIZES", {"train": 3, "val": 2, "test": 2})
     monkeypatch.delenv("LIGHTNING_GP_CACHE", raising=False)
     return shutil.copytree(pristine, tmp_path / "data")
 
@@ -102,7 +102,7 @@ def test_rotations_are_further_classes(root):
 
 @pytest.mark.parametrize("split", ["vinyals", "random1200"])
 def test_splits_share_no_class(root, split):
-    data = small(root, split=split, ways=1)
+    data = small(root, split=split)
     images = {name: {row.tobytes() for row in data.load_split(name).images} for name in NAMES}
     assert images["train"].isdisjoint(images["val"] | images["test"])
     assert images["val"].isdisjoint(images["test"])
@@ -111,7 +111,7 @@ def test_splits_share_no_class(root, split):
 
 def test_random_split_depends_on_its_own_seed(root):
     def train(**seeds):
-        return small(root, split="random1200", ways=1, **seeds).classes["train"]
+        return small(root, split="random1200", **seeds).classes["train"]
 
     assert train() == train(seed=5)
     assert any(train() != train(split_seed=seed) for seed in range(1, 5))

@@ -75,7 +75,7 @@ def test_check_names_every_broken_file_and_fails(config, tree, capsys):
 def test_show_draws_with_options_of_the_data(config, tmp_path, capsys):
     output = tmp_path / "shown.png"
     words = ["data", "show", "--config", str(config), "--output", str(output), "--split", "test", "--index", "2"]
-    assert main([*words, "--data.ways=1"]) == 0
+    assert main([*words, "--data.ways=2"]) == 0
     with Image.open(output) as image:
         assert image.width > 100
     assert data_module(config, ["--data.init_args.shots=2"]).shots == 2

@@ -125,6 +125,8 @@ ALGORITHMS = [
 CALLBACKS = [
     Row("CosineSimilarity", lambda: callbacks.CosineSimilarity(every_n_epochs=0), ValueError, "=0", "at least 1"),
     Row("GradientNorm", lambda: callbacks.GradientNorm(at="end"), ValueError, "at='end'", "'probe' or 'step'"),
+    Row("GradientNorm", lambda: callbacks.GradientNorm(groups="layers"), ValueError, "groups='layers'", "name parts"),
+    Row("Probe", lambda: callbacks.CosineSimilarity(prefix=3), ValueError, "prefix=3", "must be text"),
     Row("HessianEigenvalues", lambda: callbacks.HessianEigenvalues(k=0), ValueError, "k=0", "at least 1"),
     Row("HessianEigenvalues", lambda: callbacks.HessianEigenvalues(tol=0), ValueError, "tol=0", "1e-3"),
     Row("HessianEigenvalues", lambda: callbacks.HessianEigenvalues(objective="v"), ValueError, "'v'", "'training'"),
@@ -178,6 +180,15 @@ DATA = [
     Row("FewShotDataModule", lambda: data.FewShotDataModule(color_jitter=-1), ValueError, "=-1", "from 0 (none) to 1"),
     Row("ImageClassDataModule", lambda: data.ImageClassDataModule(image_size=0), ValueError, "=0", "image_size >= 1"),
     Row("LabelledDataModule", lambda: data.LabelledDataModule(3), TypeError, "of type int", "items (image, label)"),
+    Row(
+        "ClassFolderDataModule",
+        lambda: data.ClassFolderDataModule(".", fractions=(0.5, 0.9, 0.1)),
+        ValueError,
+        "fractions=(0.5, 0.9, 0.1)",
+        "add up to 1",
+    ),
+    Row("FewShotDataModule", lambda: data.FewShotDataModule(ways=1), ValueError, "ways=1", "ways >= 2"),
+    Row("FewShotDataModule", lambda: data.FewShotDataModule(shots=1.5), ValueError, "shots=1.5", "whole number"),
     Row(
         "LinearRegressionDataModule", lambda: data.LinearRegressionDataModule(noise=-1), ValueError, "=-1", "noise >= 0"
     ),
@@ -390,6 +401,7 @@ def cell(**options: object) -> object:
 
 TRAINABILITY = [
     Row("BatchStream", lambda: maps.BatchStream([]), ValueError, "no batch", "at least one Environments"),
+    Row("BatchStream", lambda: maps.BatchStream(3), TypeError, "got int", "a list of Environments"),
     Row("CellTrainer", lambda: cell(optimizer="lbfgs"), ValueError, "'lbfgs'", "'sgd', 'adam', or a function"),
     Row("CellTrainer", lambda: cell(divergence=-1), ValueError, "divergence=-1", "above 1"),
     Row("LearningRateTuner", lambda: maps.LearningRateTuner(steps=0), ValueError, "steps=0", "at least 4"),
@@ -399,12 +411,20 @@ TRAINABILITY = [
     Row("TrainabilityMap", lambda: rates(outer=[-0.1]), ValueError, "contains -0.1", "give rates above 0"),
     Row("TrainabilityMap", lambda: rates(iterations=0), ValueError, "iterations=0", "at least 1"),
     Row("TrainabilityMap", lambda: rates(seeds=()), ValueError, "seeds=[]", "at least one"),
+    Row(
+        "TrainabilityMap",
+        lambda: maps.TrainabilityMap(net(), data.SinusoidDataModule(), [0.1], [0.1]),
+        TypeError,
+        "SinusoidMLP has no training_loss()",
+        "such as MAML",
+    ),
+    Row("plot_map", lambda: maps.plot_map(3), TypeError, "got int", "TrainabilityResult.load"),
     Row("decades", lambda: maps.decades(1, 0.1), ValueError, "1:0.1", "0 < low < high"),
     Row("merge", lambda: maps.merge([], "o"), ValueError, "nothing to merge", "name the files"),
     Row("parse_rates", lambda: maps.parse_rates("fast"), ValueError, "'fast' is no grid", "LOW:HIGH"),
 ]
-RECORDS = {"Outcome", "Suggestion", "TrainabilityResult", "plot_map"}
-"""Made by the package itself, not by its users; ``plot_map`` draws one of them."""
+RECORDS = {"Outcome", "Suggestion", "TrainabilityResult"}
+"""Made by the package itself, not by its users."""
 
 TABLES = {
     "lightning_gp": ALGORITHMS,
