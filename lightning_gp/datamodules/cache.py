@@ -96,9 +96,8 @@ def writing(path: Path, size: int = 0) -> Iterator[IO[bytes]]:
         free = shutil.disk_usage(path.parent).free
         if free < size:
             raise OSError(f"it takes {size / 1e9:.1f} GB, and the disk has {free / 1e9:.1f} GB left")
-        handle, temporary = tempfile.mkstemp(prefix=f"{path.name}.{platform.node()}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            _lock(file, wait=False)
+        file, temporary = _locked_temporary(path)
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -113,6 +112,17 @@ def writing(path: Path, size: int = 0) -> Iterator[IO[bytes]]:
                 f"environment variable {CACHE_VARIABLE}."
             ) from error
         raise
+
+
+def _locked_temporary(path: Path) -> tuple[IO[bytes], str]:
+    """A new file beside ``path`` that no other process removes."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f"{path.name}.{platform.node()}.", suffix=".tmp", dir=path.parent)
+        file = os.fdopen(handle, "wb")
+        _lock(file, wait=True)
+        if os.path.exists(name):
+            return file, name
+        file.close()  # before it was locked, another process took it for abandoned
 
 
 @contextmanager
@@ -155,12 +165,9 @@ def _remove_abandoned(path: Path) -> None:
     for old in path.parent.glob(f"{data_set}-*.tmp"):
         try:
             ours = f".{platform.node()}." in old.name
-            if (ours or time.time() - old.stat().st_mtime > _ABANDONED) and _unlocked(old):
-                old.unlink()
+            if ours or time.time() - old.stat().st_mtime > _ABANDONED:
+                with old.open("rb") as file:
+                    if _lock(file, wait=False):
+                        old.unlink()  # under the lock, which its writer may be about to take
         except OSError:  # another process was faster, or it is not ours to remove
             continue
-
-
-def _unlocked(path: Path) -> bool:
-    with path.open("rb") as file:
-        return _lock(file, wait=False)

@@ -125,17 +125,38 @@ def test_temporary_files_of_others_are_left_until_they_are_old(tmp_path):
     assert not foreign.exists()
 
 
+def locked(path):
+    with path.open("rb") as file:
+        return not cache._lock(file, wait=False)
+
+
 def test_a_temporary_file_that_is_being_written_stays(tmp_path):
     path = tmp_path / "data-8px-00.npy"
     writer = run("slow(path, 60)", path)
     try:
-        while not list(tmp_path.glob("*.tmp")):
+        while not any(locked(file) for file in tmp_path.glob("*.tmp")):
             time.sleep(0.01)
         cached_array(tmp_path / "data-8px-01.npy", ROWS.shape, iter(ROWS))
         assert len(list(tmp_path.glob("*.tmp"))) == 1
     finally:
         writer.kill()
         writer.communicate()
+
+
+def test_a_temporary_file_that_is_taken_for_abandoned_before_its_lock_is_made_again(tmp_path, monkeypatch):
+    made, create = [], cache.tempfile.mkstemp
+
+    def swept_once(**arguments):
+        made.append(create(**arguments))
+        if len(made) == 1:
+            cache._remove_abandoned(tmp_path / "data-8px-01.npy")  # as another process may do right now
+            assert not os.path.exists(made[0][1])
+        return made[-1]
+
+    monkeypatch.setattr(cache.tempfile, "mkstemp", swept_once)
+    np.testing.assert_array_equal(cached_array(tmp_path / "data-8px-00.npy", ROWS.shape, iter(ROWS)), ROWS)
+    assert len(made) == 2
+    assert os.listdir(tmp_path) == ["data-8px-00.npy"]
 
 
 def test_a_full_disk_is_seen_before_the_work_begins(tmp_path, monkeypatch):
@@ -158,7 +179,9 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux only")
 def test_a_disk_that_is_full_to_the_kernel(tmp_path, monkeypatch):
     def on_a_full_disk(prefix, suffix, dir):
-        return os.open("/dev/full", os.O_WRONLY), str(Path(dir) / f"{prefix}{suffix}")
+        name = str(Path(dir) / f"{prefix}{suffix}")
+        os.symlink("/dev/full", name)
+        return os.open(name, os.O_WRONLY), name
 
     monkeypatch.setattr("tempfile.mkstemp", on_a_full_disk)
     with pytest.raises(OSError, match=r"No space left.*cache_dir="):
