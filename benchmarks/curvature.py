@@ -165,9 +165,12 @@ def one(name: str, method: str, k: int) -> dict[str, Any]:
 
 
 def warm_start(name: str, seeds: int, epochs: int, k: int = 2) -> dict[str, Any]:
-    """Products after each epoch of 20 SGD steps, started from a random vector, by default, and warm."""
-    products: dict[str, list[int]] = {"random": [], "default": [], "warm": []}
-    worst = 0.0
+    """Products after each epoch of 20 SGD steps: from a random vector, by the rule for warm starts; cold; and warm.
+
+    Errors are relative to the cold search with a tolerance of 1e-6.
+    """
+    products: dict[str, list[int]] = {"random": [], "cold": [], "warm": []}
+    errors: dict[str, float] = dict.fromkeys(products, 0.0)
     for seed in range(seeds):
         case, vectors = build(name, seed, epochs=True), None
         for epoch in range(epochs + 1):
@@ -175,11 +178,15 @@ def warm_start(name: str, seeds: int, epochs: int, k: int = 2) -> dict[str, Any]
             if vectors is not None:
                 product = HessianVectorProduct(case.loss, case.parameters())
                 noise = torch.randn(product.size, generator=torch.Generator().manual_seed(epoch))
-                random = leading_eigenpairs(product, noise, k)
-                products["random"].append(random.products)
-                products["default"].append(hessian_eigenvalues(case.loss, case.parameters(), k).products)
-                products["warm"].append(pairs.products)
-                worst = max(worst, float((pairs.values / random.values - 1).abs().max()))
+                truth = leading_eigenpairs(product, noise, k, 1e-6, random_share=1.0).values
+                found = {
+                    "random": leading_eigenpairs(product, noise, k),
+                    "cold": leading_eigenpairs(product, noise, k, random_share=1.0),
+                    "warm": pairs,
+                }
+                for start, each in found.items():
+                    products[start].append(each.products)
+                    errors[start] = max(errors[start], float((each.values / truth - 1).abs().max()))
             vectors = pairs.vectors
             case.train(20)
     total = {start: sum(counts) for start, counts in products.items()}
@@ -189,8 +196,8 @@ def warm_start(name: str, seeds: int, epochs: int, k: int = 2) -> dict[str, Any]
         "products": products,
         "mean": {start: round(count / len(products["warm"]), 2) for start, count in total.items()},
         "saving_over_random": round(1 - total["warm"] / total["random"], 3),
-        "saving_over_default": round(1 - total["warm"] / total["default"], 3),
-        "largest_difference": worst,
+        "saving_over_cold": round(1 - total["warm"] / total["cold"], 3),
+        "largest_error": errors,
     }
 
 
@@ -217,7 +224,7 @@ def main() -> None:
     parser.add_argument("--k", nargs="+", type=int, default=[2])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--one", nargs=3, metavar=("CASE", "METHOD", "K"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -29,10 +29,7 @@ from lightning_gp.functional.lanczos import Eigenpairs, check_arguments, search
 Loss = Callable[[dict[str, Tensor]], Tensor]
 Reduce = Callable[[Tensor], Tensor]
 
-# The gradient leans on the leading eigenvectors, which saves a fifth to a half of the products; with more weight on it
-# it converges on those before the ones it is blind to appear, and a clustered top 5 is missed.
-GRADIENT_WEIGHT = 0.1
-WARM_WEIGHT = 3.0
+WARM_WEIGHT = 3.0  # of earlier vectors; that of the noise they are blended into is 1
 # The i-th of the last vectors counts i^(4/3): later pairs converge last, so the start leans on them more.
 WARM_POWER = 4 / 3
 
@@ -197,8 +194,9 @@ def hessian_eigenvalues(
         tol: relative error allowed in each eigenvalue; see
             :func:`~lightning_gp.functional.lanczos.leading_eigenpairs` for how it is judged.
         initial: vectors to start from, shape (m, size) or (size,), such as `vectors` of an earlier result, or the
-            :func:`warm_start` made of them, which is blended into the default start, the gradient in noise. Ignored
-            when not finite or zero.
+            :func:`warm_start` made of them, which is blended into the default start, noise. The search then follows
+            these vectors: it ends a quarter to a half sooner, when the values have settled, but no longer excludes
+            that an eigenvector to which none of them leans has come to lead. Ignored when not finite or zero.
         max_products: budget of Hessian-vector products.
         basis_size: vectors kept in memory, at least k + 2; by default what fits in 256 MB, at least k + 3.
         seed: of the random vector; the global random state is neither used nor changed.
@@ -222,13 +220,15 @@ def hessian_eigenvalues(
     size = sum(parameter.numel() for parameter in parameters.values())
     check_arguments(k, size, tol, basis_size=basis_size, max_products=max_products)
     product = HessianVectorProduct(loss, parameters, reduce)
+    warm = _warm(product, initial)
     pairs = search(
         product,
-        _start(product, initial, seed),
+        _start(product, warm, seed),
         k,
         tol,
         max_products=max_products,
         basis_size=basis_size,
+        random_share=1.0 if warm is None else None,
         seed=seed + 1,
     )
     del product  # its graph makes room for a copy of the vectors alone
@@ -252,21 +252,27 @@ def warm_start(vectors: Tensor) -> Tensor:
     return weights @ vectors
 
 
-def _start(product: HessianVectorProduct, initial: Tensor | None, seed: int) -> Tensor:
-    """Hints at the leading vectors blended into noise, so that nothing they are blind to can be missed.
+def _warm(product: HessianVectorProduct, initial: Tensor | None) -> Tensor | None:
+    """The direction that earlier vectors point to, or None if there is none."""
+    if initial is None:
+        return None
+    if initial.shape[-1] != product.size or initial.dim() > 2:
+        raise ValueError(f"initial must have shape (m, {product.size}), got {tuple(initial.shape)}")
+    vectors = initial.detach().to(dtype=product.dtype, device=product.device)
+    warm = warm_start(vectors.reshape(-1, product.size))
+    norm = warm.norm()
+    return warm / norm if bool(norm.isfinite()) and bool(norm) else None
 
-    The product forgets its gradient: this was its last use.
+
+def _start(product: HessianVectorProduct, warm: Tensor | None, seed: int) -> Tensor:
+    """Noise, with earlier vectors blended in: nothing that they are blind to is out of reach.
+
+    A gradient that is not finite is returned itself, and ends the search at once. Otherwise the product forgets it.
     """
+    if not bool(product.gradient.isfinite().all()):
+        return product.gradient
+    product.forget_gradient()
     generator = torch.Generator(product.device).manual_seed(seed)
     noise = torch.randn(product.size, dtype=product.dtype, device=product.device, generator=generator)
     start: Tensor = noise / noise.norm()
-    if bool(product.gradient.any()):
-        start += GRADIENT_WEIGHT * product.gradient / product.gradient.norm()
-    if initial is not None:
-        if initial.shape[-1] != product.size or initial.dim() > 2:
-            raise ValueError(f"initial must have shape (m, {product.size}), got {tuple(initial.shape)}")
-        warm = warm_start(initial.detach().to(product.gradient).reshape(-1, product.size))
-        if bool(warm.isfinite().all()) and bool(warm.any()):
-            start += WARM_WEIGHT * warm / warm.norm()
-    product.forget_gradient()
-    return start
+    return start if warm is None else start + WARM_WEIGHT * warm

@@ -22,12 +22,15 @@ Which = Literal["largest", "magnitude"]
 GUARD = 0.1  # how far, relative to the last wanted value, the pair below it must have settled
 SAFETY = 3.0  # the error estimate is asymptotic: it may be low while neighbours are still moving
 NOISE = 30.0  # rounding of one product, in units of eps times the operator's norm
+HIDDEN = 0.05  # least part that a random vector is trusted to have in a direction, in standard deviations: 96 % have it
 
 
 class LanczosBasis:
     """An orthonormal basis V (rows), the projection T = V A Vᵀ, and the next direction with its length."""
 
-    def __init__(self, product: Product, start: Tensor, capacity: int, which: Which, seed: int) -> None:
+    def __init__(
+        self, product: Product, start: Tensor, capacity: int, which: Which, seed: int, random_share: float = 0.0
+    ) -> None:
         self.product, self.which = product, which
         # Untouched pages of an empty tensor cost nothing, so a basis that stays short stays small.
         self.basis = torch.empty(capacity, start.numel(), dtype=start.dtype, device=start.device)
@@ -37,6 +40,9 @@ class LanczosBasis:
         self.count = self.products = 0
         self.scale = self.length = 0.0
         self.drawn: int | None = None  # where the subspace of the latest random direction begins in the basis
+        # Of the Krylov space from the start, or from the latest random direction: see `nothing_hidden`.
+        self.random_share, self.log_length = random_share, 0.0
+        self.shed = torch.empty(0, dtype=torch.float64)
         norm = _norm(start.detach())
         self.finite = math.isfinite(norm)
         self.direction = start.detach() / norm if norm else self._drawn()
@@ -74,13 +80,14 @@ class LanczosBasis:
             self.length = 0.0  # the basis spans an invariant subspace
             return
         self.length = length
+        self.log_length += math.log(length)
         image.div_(length)
         if self.count < len(self.projection):
             self.projection[j + 1, j] = self.projection[j, j + 1] = length
 
     def _drawn(self) -> Tensor:
         """A random unit direction orthogonal to the basis."""
-        self.drawn = self.count
+        self.drawn, self.random_share, self.log_length, self.shed = self.count, 1.0, 0.0, self.shed[:0]
         vector = self.basis.new_empty(self.basis.shape[1]).normal_(generator=self.generator)
         for _ in range(3):
             self._orthogonalise(vector)
@@ -98,20 +105,59 @@ class LanczosBasis:
 
     def ritz(self) -> tuple[Tensor, Tensor, Tensor]:
         """Ritz values in the wanted order, their vectors in the basis (columns), and residuals."""
-        values, vectors = torch.linalg.eigh(self.projection[: self.count, : self.count])
-        order = self._key(values).argsort(descending=True)
-        values, vectors = values[order], vectors[:, order]
+        values, vectors, _ = self._decomposed()
         return values, vectors, self.length * vectors[-1].abs()
+
+    def _decomposed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Ritz values in the wanted order, their vectors, and which come from the latest random direction or the start.
+
+        What was exhausted before is decomposed apart, so that equal eigenvalues of both stay apart.
+        """
+        first = self.drawn or 0
+        parts = [torch.linalg.eigh(self.projection[a:b, a:b]) for a, b in ((0, first), (first, self.count))]
+        values, vectors = torch.cat([part[0] for part in parts]), torch.block_diag(*(part[1] for part in parts))
+        order = self._key(values).argsort(descending=True)
+        return values[order], vectors[:, order], order >= first
 
     def settled(self, k: int, tol: float) -> bool:
         """Whether the k leading pairs are as good as asked and the guard pair is on its way."""
         if not self.finite or self.length == 0.0 or self.count <= k:
             return False
         values, _, residuals = self.ritz()
-        sizes = values.abs() + NOISE * torch.finfo(self.basis.dtype).eps / tol * self.scale
+        sizes = self._sizes(values, tol)
         gaps = (values[:, None] - values).abs().fill_diagonal_(math.inf).amin(1)
         errors = torch.minimum(residuals, residuals**2 / gaps)[:k]
         return bool((SAFETY * errors <= tol * sizes[:k]).all() and residuals[k] <= GUARD * sizes[k - 1])
+
+    def _sizes(self, values: Tensor, tol: float) -> Tensor:
+        """What errors are relative to; times ``tol`` it is never below the rounding of a product."""
+        return values.abs() + NOISE * torch.finfo(self.basis.dtype).eps / tol * self.scale
+
+    def nothing_hidden(self, k: int, tol: float) -> bool:
+        """Whether an eigenvalue beyond the k leading Ritz values would have shown by now.
+
+        For the start v and the Ritz values θ_i, those shed by restarts included, ‖Π_i (A − θ_i) v‖ is the product of
+        the lengths of all directions so far [P98, ch. 7, 12]. So if v has the part c in an eigenvector of λ, then
+        c Π_i |λ − θ_i| is at most that: a λ where it is more does not exist. It is asked of every λ that leads the k-th
+        Ritz value by ``tol``, but for the Ritz values themselves, which one eigenvalue each accounts for: there a tenth
+        of ``tol`` is left out. Between zeros the logarithm of the product is concave, so the borders decide.
+
+        The part c is that of the random share of v; the statement holds with a probability, which `HIDDEN` decides.
+        """
+        if not self.finite or self.length == 0.0 or self.count < k:
+            return False
+        values, _, ours = self._decomposed()
+        zeros = torch.cat([values[ours], self.shed])
+        radii = tol / 10 * self._sizes(values[:k], tol)
+        radii[-1] *= 10 / (1 + tol)
+        edges = values[:k] + torch.stack([radii, -radii])
+        distances = (edges[:, :, None] - values[:k]).abs()
+        distances.diagonal(dim1=1, dim2=2).fill_(math.inf)  # an edge of one may lie within another
+        edges = torch.cat([edges[(distances >= radii).all(2)], -edges[:, -1]])  # the latter where both ends lead
+        edges = edges[self._key(edges) > self._key(values[k - 1])]
+        part = HIDDEN * self.random_share / math.sqrt(self.basis.shape[1])
+        reached = (edges[:, None] - zeros).abs().log().sum(1) + math.log(part)
+        return bool((reached > self.log_length).all())
 
     def complete(self, k: int) -> bool:
         """Whether nothing is left to find: the whole space is spanned, or what was left holds only smaller values.
@@ -125,9 +171,10 @@ class LanczosBasis:
             return True
         if self.drawn is None or self.drawn >= self.count:
             return False
-        last = self._key(torch.linalg.eigvalsh(self.projection[self.drawn : self.count, self.drawn : self.count]))
+        values, _, ours = self._decomposed()
+        keys = self._key(values)
         slack = NOISE * torch.finfo(self.basis.dtype).eps * self.scale
-        return int((self._key(self.ritz()[0]) >= last.max() - slack).sum()) >= k
+        return int((keys >= keys[ours].max() - slack).sum()) >= k
 
     def _key(self, values: Tensor) -> Tensor:
         return values.abs() if self.which == "magnitude" else values
@@ -135,13 +182,18 @@ class LanczosBasis:
     def restart(self, keep: int) -> None:
         """Shrink the basis to its leading Ritz vectors; T becomes diagonal, bordered by their couplings [WS00]."""
         keep = min(keep, self.count - 1)
-        values, vectors, _ = self.ritz()
-        self.rotate(vectors[:, :keep])
-        couplings = self.length * vectors[-1, :keep]
+        values, vectors, ours = self._decomposed()
+        self.shed = torch.cat([self.shed, values[keep:][ours[keep:]]])
+        kept = torch.argsort(ours[:keep].int(), stable=True)  # an exhausted subspace stays in front
+        values, vectors = values[kept], vectors[:, kept]
+        self.rotate(vectors)
+        couplings = self.length * vectors[-1]
         self.projection.zero_()
-        self.projection[:keep, :keep] = torch.diag(values[:keep])
+        self.projection[:keep, :keep] = torch.diag(values)
         self.projection[keep, :keep] = self.projection[:keep, keep] = couplings
-        self.count, self.drawn = keep, None
+        if self.drawn is not None:
+            self.drawn = int((~ours[:keep]).sum())
+        self.count = keep
 
     def rotate(self, vectors: Tensor) -> None:
         """Replace the first rows of the basis by combinations of all, a strip of columns at a time to save memory."""

@@ -35,7 +35,7 @@ class Eigenpairs(NamedTuple):
         residuals: shape (k,), float64, ‖A v − λ v‖. Some eigenvalue lies within that distance of `values`; the error of
             the value itself is of the order of the residual squared over the gap to its neighbours.
         products: number of products with the operator.
-        converged: whether every pair, and the guard pair below them, met the tolerance.
+        converged: whether the search ended because the values are as good as asked, not because its budget did.
     """
 
     values: Tensor
@@ -54,16 +54,20 @@ def leading_eigenpairs(
     which: Which = "largest",
     max_products: int | None = None,
     basis_size: int | None = None,
+    random_share: float | None = None,
     seed: int = 0,
 ) -> Eigenpairs:
     """The k leading eigenpairs A v_i = λ_i v_i of a symmetric operator A.
 
     Largest algebraic by default: the largest magnitude is ill-posed when both ends of the spectrum are alike.
 
-    It stops when, for k products in a row, the estimated relative error of each of the k values is below `tol` and
-    the pair below them has settled too; both guard against an eigenvalue that is still hidden in a cluster. The
-    estimate is three times min(r, r²/gap) [P98, ch. 11], with r the residual and gap the distance to the next Ritz
-    value. An eigenvalue repeated exactly may be found once only, unless the operator's rank is small.
+    **When it stops.** With ``random_share``, when every eigenvalue that would change the answer by more than ``tol``
+    is excluded, as far as a random vector can tell; measured on the Hessians of networks, at most two searches in a
+    thousand end too early. Otherwise, when for at least two and for k products in a row the estimated relative error of
+    each of the k values is below ``tol`` and the pair below them has settled too; the estimate is three times
+    min(r, r²/gap) [P98, ch. 11], with r the residual and gap the distance to the next Ritz value. From a random start
+    that ends a fifth earlier, and up to four times in a hundred before an eigenvalue of a cluster has shown. An
+    eigenvalue repeated exactly may be found once only, unless the operator's rank is small.
 
     Args:
         product: v -> A v on flat vectors, shape (size,).
@@ -75,6 +79,8 @@ def leading_eigenpairs(
         max_products: budget; by default 100 + 20 k, and at least 2 size for a small operator.
         basis_size: number of basis vectors kept before a restart, at least k + 2; by default what fits in 256 MB, at
             least k + 3. With fewer it takes more products.
+        random_share: the norm of the part of ``start`` that is drawn from a normal distribution, over the norm of
+            ``start``: 1 for a random vector. None if it has no such part, or need not be relied upon.
         seed: of the vectors drawn where an invariant subspace has been exhausted.
 
     Returns:
@@ -88,7 +94,7 @@ def leading_eigenpairs(
         >>> leading_eigenpairs(lambda v: diagonal * v, torch.ones(100), k=2).values.round(decimals=1)
         tensor([100.,  99.], dtype=torch.float64)
     """
-    pairs = search(product, start, k, tol, which, max_products, basis_size, seed)
+    pairs = search(product, start, k, tol, which, max_products, basis_size, random_share, seed)
     return pairs._replace(vectors=pairs.vectors.clone())
 
 
@@ -100,6 +106,7 @@ def search(
     which: Which = "largest",
     max_products: int | None = None,
     basis_size: int | None = None,
+    random_share: float | None = None,
     seed: int = 0,
 ) -> Eigenpairs:
     """As :func:`leading_eigenpairs`, but `vectors` is a view into the basis, all of which it keeps in memory.
@@ -108,23 +115,27 @@ def search(
     """
     size = start.numel()
     check_arguments(k, size, tol, which, basis_size, max_products)
+    if random_share is not None and not 0 < random_share <= 1:
+        raise ValueError(f"random_share={random_share} is a share of the start; take 0 < random_share <= 1, or None.")
     if start.dim() != 1 or not start.is_floating_point():
         raise ValueError(f"start must be a flat floating-point vector, got {start.dtype} {tuple(start.shape)}.")
     budget = max_products if max_products is not None else max(100 + 20 * k, 2 * min(size, 200))
     fitting = BASIS_BYTES // (size * start.element_size()) - 1
     capacity = min(size, basis_size if basis_size is not None else min(max(k + 3, fitting), 100 + 4 * k))
-    state = LanczosBasis(product, start, capacity, which, seed)
+    state = LanczosBasis(product, start, capacity, which, seed, random_share or 0.0)
     del start  # a vector as long as the network: free it if nobody else holds it
-    in_a_row = 0
-    while state.products < budget and state.finite and in_a_row < k:
+    in_a_row, found = 0, False
+    while state.products < budget and state.finite and not found:
         if state.count == capacity:
             state.restart(k + max(1, (capacity - k) // 3))
         state.extend()
-        if state.complete(k):
-            in_a_row = k
+        if random_share is not None:
+            found = state.nothing_hidden(k, tol)
         else:
             in_a_row = in_a_row + 1 if state.settled(k, tol) else 0
-    return _leading(state, k, in_a_row >= k)
+            found = in_a_row >= max(2, k)
+        found = found or state.complete(k)
+    return _leading(state, k, found)
 
 
 def tridiagonal(product: Product, start: Tensor, steps: int) -> tuple[Tensor | None, int]:
