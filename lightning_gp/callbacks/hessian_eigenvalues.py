@@ -50,9 +50,9 @@ class HessianEigenvalues(Probe):
 
     All are NaN if the loss or its derivatives are not finite. The random vectors are the same at every measurement.
 
-    Cost: about 20 products for two eigenvalues to 1e-3, later 5 to 15, each as long as about two backward passes of the probe batch,
-    whose gradient graph is kept in memory meanwhile. A smaller ``probe_size`` saves both. ``trace`` adds 30 products,
-    ``density`` 120 and a basis of 30 vectors.
+    Cost: about 20 products for two eigenvalues to 1e-3, from the second search on 5 to 15, each as long as about two
+    backward passes of the probe batch, whose gradient graph is kept in memory meanwhile. A smaller ``probe_size`` saves
+    both. ``trace`` adds 30 products, ``density`` 120 and a basis of 30 vectors.
 
     Args:
         k: number of eigenvalues; the learning-rate theory needs the two largest.
@@ -136,7 +136,9 @@ class HessianEigenvalues(Probe):
             parameters,
             self.k,
             self.tol,
-            initial=self._start if self._start is not None and self._start.numel() == size else None,
+            initial=self._start
+            if self.warm_start and self._start is not None and self._start.numel() == size
+            else None,
             max_products=self.max_products,
             reduce=measurement.ranks.sum,
         )

@@ -16,6 +16,7 @@ from lightning_gp.callbacks import (
     PhaseAmplitudeConsistency,
 )
 from lightning_gp.environments import Environments
+from lightning_gp.functional import hessian_eigenvalues
 from lightning_gp.networks import SinusoidMLP
 from tests.callbacks.callback_cases import Classifier, build, fit, loaders, sinusoid_data, sinusoid_maml
 
@@ -157,6 +158,20 @@ def test_eigenvalues_of_a_strangers_training_step_start_warm(tmp_path):
     expected = torch.linalg.eigvalsh(dense_hessian(loss, list(module.parameters())))[-1].item()
     assert callback.values["curvature/eigenvalue_1"] == pytest.approx(expected, rel=1e-7)
     assert callback._start is not None
+
+
+@pytest.mark.parametrize("warm_start", [True, False])
+def test_a_search_may_start_anew_each_time(tmp_path, warm_start):
+    callback = HessianEigenvalues(warm_start=warm_start)
+    _, trainer = maml_run(tmp_path, callback)
+    assert (callback._start is None) != warm_start
+    loss = lambda theta: torch.cat(  # noqa: E731
+        [trainer.lightning_module.environment_losses(theta, batch) for batch in callback.batch.batches]
+    ).mean()
+    cold = hessian_eigenvalues(loss, trainer.lightning_module.network_parameters())
+    assert (callback.values["curvature/products"] == cold.products) != warm_start
+    found = [callback.values[f"curvature/eigenvalue_{i}"] for i in (1, 2)]
+    assert found == pytest.approx(cold.values.tolist(), rel=1e-3)
 
 
 @pytest.mark.parametrize("first", ["bounds", "eigenvalues"])
