@@ -22,7 +22,7 @@ Which = Literal["largest", "magnitude"]
 GUARD = 0.1  # how far, relative to the last wanted value, the pair below it must have settled
 SAFETY = 3.0  # the error estimate is asymptotic: it may be low while neighbours are still moving
 NOISE = 30.0  # rounding of one product, in units of eps times the operator's norm
-HIDDEN = 0.05  # least part that a random vector is trusted to have in a direction, in standard deviations: 96 % have it
+HIDDEN = 0.2  # least part that a random vector is trusted to have in a direction, in standard deviations: 84 % have it
 
 
 class LanczosBasis:
@@ -124,10 +124,14 @@ class LanczosBasis:
         if not self.finite or self.length == 0.0 or self.count <= k:
             return False
         values, _, residuals = self.ritz()
-        sizes = self._sizes(values, tol)
+        guarded = residuals[k] <= GUARD * self._sizes(values[k - 1], tol)
+        return bool(guarded) and self._accurate(values, residuals, k, tol)
+
+    def _accurate(self, values: Tensor, residuals: Tensor, k: int, tol: float) -> bool:
+        """Whether the k leading values are close to eigenvalues, whichever these are."""
         gaps = (values[:, None] - values).abs().fill_diagonal_(math.inf).amin(1)
         errors = torch.minimum(residuals, residuals**2 / gaps)[:k]
-        return bool((SAFETY * errors <= tol * sizes[:k]).all() and residuals[k] <= GUARD * sizes[k - 1])
+        return bool((SAFETY * errors <= tol * self._sizes(values[:k], tol)).all())
 
     def _sizes(self, values: Tensor, tol: float) -> Tensor:
         """What errors are relative to; times ``tol`` it is never below the rounding of a product."""
@@ -139,17 +143,19 @@ class LanczosBasis:
         For the start v and the Ritz values θ_i, those shed by restarts included, ‖Π_i (A − θ_i) v‖ is the product of
         the lengths of all directions so far [P98, ch. 7, 12]. So if v has the part c in an eigenvector of λ, then
         c Π_i |λ − θ_i| is at most that: a λ where it is more does not exist. It is asked of every λ that leads the k-th
-        Ritz value by ``tol``, but for the Ritz values themselves, which one eigenvalue each accounts for: there a tenth
-        of ``tol`` is left out. Between zeros the logarithm of the product is concave, so the borders decide.
+        Ritz value by ``tol``, except within a tenth of ``tol`` of those before it, which one eigenvalue each accounts
+        for. Between zeros the logarithm of the product is concave, so the borders decide.
 
         The part c is that of the random share of v; the statement holds with a probability, which `HIDDEN` decides.
         """
         if not self.finite or self.length == 0.0 or self.count < k:
             return False
+        if not self._accurate(*self.ritz()[::2], k, tol):
+            return False
         values, _, ours = self._decomposed()
         zeros = torch.cat([values[ours], self.shed])
         radii = tol / 10 * self._sizes(values[:k], tol)
-        radii[-1] *= 10 / (1 + tol)
+        radii[-1] *= 10 / (1 + tol)  # relative to the eigenvalue, not to the Ritz value
         edges = values[:k] + torch.stack([radii, -radii])
         distances = (edges[:, :, None] - values[:k]).abs()
         distances.diagonal(dim1=1, dim2=2).fill_(math.inf)  # an edge of one may lie within another
