@@ -134,7 +134,7 @@ def _measured(module: MAML, environments: Environments, settings: Settings) -> d
     begin = torch.randn(operators.sum.size, dtype=operators.sum.dtype, generator=generator)
     values: dict[str, Any] = {"loss": float(loss(parameters).detach())}
     for name, operator in operators._asdict().items():
-        pairs = leading_eigenpairs(operator, begin, k=2, tol=1e-4)
+        pairs = leading_eigenpairs(operator, begin, k=2, tol=1e-4, random_share=1.0)
         norm = frobenius_norm(operator, settings.products, seed=settings.seed)
         values[name] = {
             "eigenvalues": pairs.values.tolist(),

@@ -273,6 +273,6 @@ def _start(product: HessianVectorProduct, warm: Tensor | None, seed: int) -> Ten
         return product.gradient
     product.forget_gradient()
     generator = torch.Generator(product.device).manual_seed(seed)
-    noise = torch.randn(product.size, dtype=product.dtype, device=product.device, generator=generator)
-    start: Tensor = noise / noise.norm()
-    return start if warm is None else start + WARM_WEIGHT * warm
+    start = torch.randn(product.size, dtype=product.dtype, device=product.device, generator=generator)
+    start /= start.norm()
+    return start if warm is None else start.add_(warm, alpha=WARM_WEIGHT)

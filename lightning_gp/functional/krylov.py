@@ -150,7 +150,8 @@ class LanczosBasis:
         """
         if not self.finite or self.length == 0.0 or self.count < k:
             return False
-        if not self._accurate(*self.ritz()[::2], k, tol):
+        values, _, residuals = self.ritz()
+        if not self._accurate(values, residuals, k, tol):
             return False
         values, _, ours = self._decomposed()
         zeros = torch.cat([values[ours], self.shed])
