@@ -43,6 +43,7 @@ class LanczosBasis:
         # Of the Krylov space from the start, or from the latest random direction: see `nothing_hidden`.
         self.random_share, self.log_length = random_share, 0.0
         self.shed = torch.empty(0, dtype=torch.float64)
+        self.restarted = False
         norm = _norm(start.detach())
         self.finite = math.isfinite(norm)
         self.direction = start.detach() / norm if norm else self._drawn()
@@ -200,7 +201,7 @@ class LanczosBasis:
         self.projection[keep, :keep] = self.projection[:keep, keep] = couplings
         if self.drawn is not None:
             self.drawn = int((~ours[:keep]).sum())
-        self.count = keep
+        self.count, self.restarted = keep, True
 
     def rotate(self, vectors: Tensor) -> None:
         """Replace the first rows of the basis by combinations of all, a strip of columns at a time to save memory."""
