@@ -136,9 +136,7 @@ class HessianEigenvalues(Probe):
             parameters,
             self.k,
             self.tol,
-            initial=self._start
-            if self.warm_start and self._start is not None and self._start.numel() == size
-            else None,
+            initial=self._start if self._start is not None and self._start.numel() == size else None,
             max_products=self.max_products,
             reduce=measurement.ranks.sum,
         )
@@ -171,7 +169,7 @@ class HessianEigenvalues(Probe):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores both."""
         super().load_state_dict(state_dict)
-        self._start = state_dict.get("start")
+        self._start = state_dict.get("start") if self.warm_start else None
 
 
 def _density_picture(density: SpectralDensity) -> Figure:

@@ -81,7 +81,7 @@ class OuterPath:
     def load(self, state: dict[str, Any]) -> None:
         """Goes on with a saved path, whose end are the parameters as they are now; ignores that of other parameters."""
         start = state.get("start", [])
-        if [tensor.shape for tensor in start] != [tensor.shape for tensor in self.parameters]:
+        if not start or [tensor.shape for tensor in start] != [tensor.shape for tensor in self.parameters]:
             return
         self.start = [old.to(new) for old, new in zip(start, self.parameters, strict=True)]
         device = self.parameters[0].device
