@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Examples = tuple[Tensor, Tensor]
-"""Inputs and targets of one split: ``x`` (E, K, *feature) and ``y`` (E, K, *target)."""
+from lightning_gp.types import Examples
 
 
 class Environments(NamedTuple):

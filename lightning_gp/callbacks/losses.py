@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gp.environments import as_batches, chunks_of, count_of
-from lightning_gp.functional.adaptation import Parameters
 from lightning_gp.functional.gradients import gradients_of_losses
+from lightning_gp.types import Parameters
 
 LossFunction = Callable[[Any, Any], Tensor]
 """``loss_fn(module, batch)``: a scalar, or one loss per environment (E,)."""

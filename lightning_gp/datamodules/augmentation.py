@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_gp.environments import Environments, Examples
+from lightning_gp.environments import Environments
+from lightning_gp.types import Examples
 
 NUMBERS = 8
 """How many random numbers :class:`Augmentation` takes for an image."""

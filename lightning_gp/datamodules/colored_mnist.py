@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_gp.datamodules.named_environments import NamedEnvironmentsDataModule
-from lightning_gp.environments import Examples
+from lightning_gp.types import Examples
 
 TRAINING_IMAGES = 50_000
 """Of MNIST's 60,000 training images, those that the training environments share; the rest is for the test."""

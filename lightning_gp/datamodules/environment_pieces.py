@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from lightning_gp.environments import EnvironmentBatch, Environments, Examples
+from lightning_gp.environments import EnvironmentBatch, Environments
+from lightning_gp.types import Examples
 
 
 class Pieces(Dataset[EnvironmentBatch]):

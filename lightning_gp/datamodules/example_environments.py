@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_gp.datamodules.environment_pieces import check_environments
 from lightning_gp.datamodules.named_environments import NamedEnvironmentsDataModule
-from lightning_gp.environments import Examples
+from lightning_gp.types import Examples
 
 
 class ExampleEnvironments(NamedEnvironmentsDataModule):

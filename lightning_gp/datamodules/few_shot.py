@@ -12,7 +12,8 @@ from torch import Tensor
 from lightning_gp.datamodules.augmentation import NUMBERS, Augmentation, NumberedEpisodes, augmented, normalized
 from lightning_gp.datamodules.base import EpisodeDataModule, whole
 from lightning_gp.datamodules.episodes import ClassImages, FewShotEpisodes
-from lightning_gp.environments import Environments, Examples
+from lightning_gp.environments import Environments
+from lightning_gp.types import Examples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,7 +19,7 @@ from lightning_gp.datamodules.environment_pieces import (
     no_collation,
     only_item,
 )
-from lightning_gp.environments import Examples
+from lightning_gp.types import Examples
 
 
 class NamedEnvironmentsDataModule(LightningDataModule):

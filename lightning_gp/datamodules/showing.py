@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_gp.environments import Environments, Examples
+from lightning_gp.environments import Environments
+from lightning_gp.types import Examples
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -26,10 +26,10 @@ from typing import Any
 import torch
 
 from lightning_gp.datamodules.colored_mnist import ColoredMNISTDataModule
-from lightning_gp.environments import Examples
 from lightning_gp.experiments.colored_mnist_gradient import FullBatchGradient
 from lightning_gp.files import replacing
 from lightning_gp.networks.colored_mnist import ColoredMNISTMLP
+from lightning_gp.types import Examples
 
 
 @dataclass(frozen=True)

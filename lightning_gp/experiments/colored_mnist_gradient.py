@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lightning_gp.environments import Examples
 from lightning_gp.networks.colored_mnist import ColoredMNISTMLP
+from lightning_gp.types import Examples
 
 BLOCK_ROWS = 512
 

@@ -12,19 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_gp.environments import Examples
-
-Parameters: TypeAlias = dict[str, Tensor]
-Loss: TypeAlias = Callable[[Parameters, Tensor, Tensor], Tensor]
-"""``loss(parameters, x, y)``: the scalar loss of one environment, x (K, *feature), y (K, *target)."""
-Rates: TypeAlias = float | Tensor | Mapping[str, float | Tensor]
-"""One inner rate for all parameters, or one per parameter name; a Tensor of the parameter's shape is elementwise."""
-InnerOptimizer: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
+from lightning_gp.types import Examples, InnerOptimizer, Loss, Parameters, Rates
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lightning_gp.functional.adaptation import Parameters, over_environments
+from lightning_gp.functional.adaptation import over_environments
+from lightning_gp.types import Parameters
 
 
 def environment_gradients(

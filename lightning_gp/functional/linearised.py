@@ -11,15 +11,8 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from lightning_gp.environments import Examples
-from lightning_gp.functional.adaptation import (
-    Parameters,
-    Rates,
-    Trajectory,
-    over_environments,
-    rate_of,
-    stepped,
-)
+from lightning_gp.functional.adaptation import Trajectory, over_environments, rate_of, stepped
+from lightning_gp.types import Examples, Parameters, Rates
 
 Predict = Callable[[Parameters, Tensor], Tensor]
 """``predict(parameters, x)``: the outputs (K, ...) of one environment."""

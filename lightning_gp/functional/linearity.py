@@ -13,14 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_gp.functional.adaptation import (
-    Parameters,
-    Trajectory,
-    difference,
-    norm_per_environment,
-    over_environments,
-)
+from lightning_gp.functional.adaptation import Trajectory, difference, norm_per_environment, over_environments
 from lightning_gp.functional.gradients import gradient_norm
+from lightning_gp.types import Parameters
 
 Detach = Literal["none", "target", "approximation"]
 Divergence = Literal["kl", "reverse_kl", "gaussian"]

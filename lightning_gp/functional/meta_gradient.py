@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_gp.environments import Examples
-from lightning_gp.functional.adaptation import Loss, Parameters, Rates, over_environments, rate_of, stepped
+from lightning_gp.functional.adaptation import over_environments, rate_of, stepped
+from lightning_gp.types import Examples, Loss, Parameters, Rates
 
 Total = Callable[[Parameters, Parameters], tuple[Tensor, Tensor]]
 """``total(theta, shared)``: a scalar to differentiate, and the losses of the environments that it adds up."""

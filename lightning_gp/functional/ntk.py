@@ -15,7 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_gp.functional.adaptation import Parameters, over_environments
+from lightning_gp.functional.adaptation import over_environments
+from lightning_gp.types import Parameters
 
 Predict = Callable[[Parameters, Tensor], Tensor]
 """``predict(parameters, x)``: the outputs (K, *out) of one environment's inputs x (K, *feature)."""

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
+from lightning_gp.types import Criterion
 
 
 def gradient_penalty(loss: Callable[[dict[str, Tensor]], Tensor], parameters: Mapping[str, Tensor]) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,14 @@ from lightning_gp.environments import (
     count_of,
     examples_of,
 )
-from lightning_gp.functional.adaptation import Parameters, over_environments
+from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.precomputed import accumulated, differentiated
 from lightning_gp.modules.accuracy import accuracy
 from lightning_gp.modules.checks import check_batch, check_callables, check_network, check_trainer
 from lightning_gp.modules.chunking import Vectorize, channels_last, check_vectorize, chunk_size, has_convolutions
 from lightning_gp.modules.resuming import check_configuration, check_weights, finish_epoch
 from lightning_gp.modules.statistics import EpisodeStatistics
-
-Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-OptimizerCallable: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-LRSchedulerCallable: TypeAlias = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+from lightning_gp.types import Criterion, LRSchedulerCallable, OptimizerCallable, Parameters
 
 
 class EnvironmentModule(LightningModule):

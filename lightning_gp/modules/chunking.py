@@ -21,7 +21,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lightning_gp.environments import Environments, Examples
+from lightning_gp.environments import Environments
+from lightning_gp.types import Examples
 
 Vectorize: TypeAlias = bool | int | Literal["auto"]
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from lightning_gp.environments import Environments, examples_of
-from lightning_gp.functional.adaptation import Parameters
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.named import NamedEnvironmentModule
+from lightning_gp.types import Parameters
 
 
 class ERM(NamedEnvironmentModule):

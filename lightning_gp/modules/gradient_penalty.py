@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of, examples_of
-from lightning_gp.functional.adaptation import Parameters, over_environments
+from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.penalties import processes, sum_over_processes
 from lightning_gp.functional.precomputed import accumulated
 from lightning_gp.modules.named import DeviceSplit, NamedEnvironmentModule, at_least_zero, check_devices_share
 from lightning_gp.networks.parts import select_parameters
+from lightning_gp.types import Parameters
 
 Coefficient = float | Mapping[str, float]
 """One number for all parameters, or one per group; a group is a parameter name or a prefix, such as ``"head"``."""

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of, examples_of
-from lightning_gp.functional.adaptation import Parameters, over_environments
+from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.penalties import halves, processes, scale_gradient, sum_over_processes
 from lightning_gp.modules.accuracy import accuracy
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.named import DeviceSplit, NamedEnvironmentModule, at_least_zero, check_devices_share
+from lightning_gp.types import Parameters
 
 
 class InvarianceModule(NamedEnvironmentModule):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_gp.environments import EnvironmentBatch, Environments, examples_of
-from lightning_gp.functional.adaptation import Parameters, Trajectory, over_environments, rate_of, stepped
+from lightning_gp.functional.adaptation import Trajectory, over_environments, rate_of, stepped
 from lightning_gp.functional.linearity import (
     DETACH,
     DIVERGENCES,
@@ -29,7 +29,7 @@ from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.inner_rates import InnerLR
 from lightning_gp.modules.maml import MAML
 from lightning_gp.modules.named import at_least_zero
-from lightning_gp.networks.parts import ParameterChoice
+from lightning_gp.types import ParameterChoice, Parameters
 
 REGRESSION = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
 REGRESSION_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)

@@ -14,17 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gp.environments import Environments, examples_of
-from lightning_gp.functional.adaptation import (
-    Parameters,
-    Trajectory,
-    adapt,
-    over_environments,
-)
+from lightning_gp.functional.adaptation import Trajectory, adapt, over_environments
 from lightning_gp.functional.linearity import output_divergence, stretched
 from lightning_gp.modules.collapse import output_variance, prototype_accuracy
 from lightning_gp.modules.inner_rates import InnerLR
 from lightning_gp.modules.lil import REGRESSION, REGRESSION_MODULES
 from lightning_gp.modules.maml import MAML
+from lightning_gp.types import Parameters
 
 
 class LILPretraining(MAML):

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of, examples_of
-from lightning_gp.functional.adaptation import InnerOptimizer, Loss, Parameters, Trajectory, adapt, over_environments
+from lightning_gp.functional.adaptation import Trajectory, adapt, over_environments
 from lightning_gp.functional.meta_gradient import meta_gradient
 from lightning_gp.functional.precomputed import accumulated
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.checks import check_steps
 from lightning_gp.modules.inner_rates import Granularity, InnerLR, InnerRates
-from lightning_gp.networks.parts import ParameterChoice, select_parameters
+from lightning_gp.networks.parts import select_parameters
+from lightning_gp.types import InnerOptimizer, Loss, ParameterChoice, Parameters
 
 
 class MAML(EnvironmentModule):

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-ParameterChoice = str | Sequence[str] | Callable[[str], bool]
-"""``"all"``, ``"head"``, ``"body"``, a list of name prefixes, or a predicate on names."""
+from lightning_gp.types import ParameterChoice
 
 
 def select_parameters(network: nn.Module, choice: ParameterChoice = "all") -> list[str]:

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gp.functional.adaptation import Parameters
 from lightning_gp.functional.ntk import Predict, ntk_kernels
+from lightning_gp.types import Parameters
 
 
 def optimal_adaptation_lr(features: Tensor | np.ndarray[Any, Any]) -> Any:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from lightning_gp.environments import Environments, chunks_of
-from lightning_gp.functional.adaptation import Parameters
 from lightning_gp.functional.curvature import hessian_eigenvalues
 from lightning_gp.theory.learning_rates import Kind, critical_inner_lr, critical_outer_lr
 from lightning_gp.theory.optimal_adaptation import network_adaptation_lr
@@ -24,6 +23,7 @@ from lightning_gp.trainability.objective import check_objective
 from lightning_gp.trainability.probing import Prober, around, best_run, only_optimizer, outer_rate, search
 from lightning_gp.trainability.stream import BatchStream, Data
 from lightning_gp.trainability.suggestion import Suggestion
+from lightning_gp.types import Parameters
 
 MAX_ROWS = 500
 """Outputs of an environment's support set beyond which its tangent kernel is left out."""

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.modules.distributed_fit import VARIANTS, fit
+from tests.module_cases import MODULES
+from tests.modules.distributed_fit import fit
 
 SCRIPT = Path(__file__).with_name("distributed_fit.py")
 COUNTS = ("products", "residual")
@@ -44,7 +45,7 @@ def two_processes(tmp_path_factory):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", MODULES)
 def test_weights_metrics_and_callbacks_equal_those_of_one_process(two_processes, variant, accumulate):
     single = fit(variant, devices=1, accumulate=accumulate)
     for rank in two_processes:

@@ -1,0 +1,161 @@
+"""What a module, its data and a measurement promise each other, written down once.
+
+Modules, callbacks, maps and data modules take these types instead of looking for attributes by name. A stranger's
+LightningModule fulfils none of them: the callbacks' own adapter makes an objective of it, and checks in a dry run what
+it promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from torch import Tensor, nn
+
+from lightning_gp.environments import EnvironmentBatch, Environments
+from lightning_gp.types import Examples, Parameters, Split
+
+if TYPE_CHECKING:
+    from lightning_gp.functional.inner_loop import InnerLoop
+
+Dealt: TypeAlias = Literal["episodes", "shares"]
+"""How data are dealt to processes: every process draws whole environments of its own (``"episodes"``), or holds a share
+of the examples of *each* environment, the same environments in the same order (``"shares"``)."""
+CurvatureKind: TypeAlias = Literal["fomaml", "maml", "positive_penalty"]
+"""Which effective curvature of ``theory.critical_outer_lr`` an objective has."""
+
+
+class Key(NamedTuple):
+    """A number that is logged.
+
+    Attributes:
+        name: as it is logged, without prefix; ``<i>`` and ``<group>`` stand for what there may be several of.
+        range: of its values, such as ``[0, ∞)``.
+        meaning: one line.
+    """
+
+    name: str
+    range: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The rate α of an objective that a map varies, and what it does to the curvature.
+
+    Attributes:
+        name: of the argument, such as ``"inner_lr"``.
+        label: of an axis, such as ``"inner rate α"``.
+        get: the numbers that are in force, one for each parameter or group that has its own.
+        set: puts one number in for all of them.
+        kind: which effective curvature c(λ) the objective has; None where no theory is known.
+        steps: S of the inner loop, 1 without one.
+        factor: the theory's α per unit of this rate: 2 for a penalty α‖∇L‖² without the half.
+    """
+
+    name: str
+    label: str
+    get: Callable[[], tuple[float, ...]]
+    set: Callable[[float], None]
+    kind: CurvatureKind | None = None
+    steps: int = 1
+    factor: float = 1.0
+
+
+@runtime_checkable
+class MeasuresEnvironments(Protocol):
+    """A module whose callbacks differentiate the losses of environments at the unadapted parameters."""
+
+    def environment_losses(self, parameters: Parameters, environments: Environments, split: Split = "query") -> Tensor:
+        """L_τ(θ), (E,)."""
+
+
+@runtime_checkable
+class Objective(MeasuresEnvironments, Protocol):
+    """What training minimises, and on which examples: what callbacks, maps and the tuner take.
+
+    Attributes:
+        couples_environments: the objective is no mean over environments, so it cannot be put together from parts.
+        shares_examples: whether other processes hold more examples of the same environments.
+        second_order: whether training differentiates a gradient.
+    """
+
+    couples_environments: bool
+
+    @property
+    def shares_examples(self) -> bool: ...  # noqa: D102
+
+    @property
+    def second_order(self) -> bool: ...  # noqa: D102
+
+    def network_parameters(self) -> Parameters:
+        """θ: the network's parameters by name."""
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Everything that the outer optimizer changes."""
+
+    def trained_examples(self, environments: Environments) -> Examples:
+        """The examples on which the unadapted risk is trained, and on which callbacks measure it."""
+
+    def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
+        """The terms of the objective in each environment, (E,) each."""
+
+    def term_weights(self) -> Mapping[str, float]:
+        """The weight of each term."""
+
+    def environment_objectives(self, parameters: Parameters, environments: Environments) -> Tensor:
+        """What training minimises in each environment, (E,): the weighted sum of the terms."""
+
+    def training_loss(self, batch: EnvironmentBatch) -> Tensor:
+        """The scalar that training minimises."""
+
+    def pieces(self, batches: Sequence[Environments]) -> list[Environments]:
+        """The batch cut into what is computed at once."""
+
+
+@runtime_checkable
+class Adapts(Objective, Protocol):
+    """An objective with an inner loop."""
+
+    def inner_loop(self) -> InnerLoop:
+        """Loss, rates, steps, what is adapted, and order, as one value."""
+
+    def predict(self, parameters: Parameters, x: Tensor) -> Tensor:
+        """Outputs of one environment, (K, ...)."""
+
+
+@runtime_checkable
+class Varies(Protocol):
+    """An objective with a rate α that a map can vary."""
+
+    def rate(self) -> Rate:
+        """The rate.
+
+        Raises:
+            ValueError: saying why there is none, where α would not be one number.
+        """
+
+
+@runtime_checkable
+class Deals(Protocol):
+    """A data module that says how it deals its data to processes."""
+
+    dealt: Dealt
+
+
+@runtime_checkable
+class NamesEnvironments(Protocol):
+    """A data module of a fixed list of environments: position e of every batch is environment e.
+
+    Attributes:
+        environment_names: names by split, ``"train"``, ``"val"`` and ``"test"``.
+    """
+
+    @property
+    def environment_names(self) -> Mapping[str, Sequence[str]]: ...  # noqa: D102
+
+
+def dealt_by(datamodule: Any) -> Dealt:
+    """How a data module deals its data to processes; episodes, unless it says otherwise."""
+    return datamodule.dealt if isinstance(datamodule, Deals) else "episodes"

@@ -1,0 +1,30 @@
+"""Names of the types that signatures repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Parameters: TypeAlias = dict[str, Tensor]
+"""Tensors by parameter name; a *stack* has a leading environment axis (E, *shape)."""
+Examples: TypeAlias = tuple[Tensor, Tensor]
+"""Inputs and targets of one split: ``x`` (E, K, *feature) and ``y`` (E, K, *target)."""
+Split: TypeAlias = Literal["support", "query"]
+Loss: TypeAlias = Callable[[Parameters, Tensor, Tensor], Tensor]
+"""``loss(parameters, x, y)``: the scalar loss of one environment, x (K, *feature), y (K, *target)."""
+Predict: TypeAlias = Callable[[Parameters, Tensor], Tensor]
+"""``predict(parameters, x)``: the outputs (K, ...) of one environment."""
+Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""``criterion(outputs, targets)``: a scalar mean."""
+Rates: TypeAlias = float | Tensor | Mapping[str, float | Tensor]
+"""One inner rate for all parameters, or one per parameter name; a Tensor of the parameter's shape is elementwise."""
+InnerOptimizer: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
+"""Builds the optimizer of the inner loop from a list of tensors."""
+OptimizerCallable: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+LRSchedulerCallable: TypeAlias = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+ParameterChoice: TypeAlias = str | Sequence[str] | Callable[[str], bool]
+"""``"all"``, ``"head"``, ``"body"``, a list of name prefixes, or a predicate on names."""
+Names: TypeAlias = Collection[str]

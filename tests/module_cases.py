@@ -1,0 +1,142 @@
+"""Every module of the package with a network and data: the one list on which each test of a kind runs.
+
+A new algorithm is one line in ``MODULES``; ``build`` and ``batches`` make what a line describes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_gp import ANIL, BOIL, ERM, FOMAML, LIL, MAML, GradientPenalty, IRMv1, LILPretraining, REx
+from lightning_gp._lightning import pl
+from lightning_gp.datamodules import FewShotDataModule, SinusoidDataModule
+from lightning_gp.datamodules.episodes import ClassImages
+from lightning_gp.datamodules.example_environments import ExampleEnvironments
+from lightning_gp.environments import Environments, as_batches
+from lightning_gp.networks import Conv4, SinusoidMLP
+
+
+class RandomImages(FewShotDataModule):
+    def load_split(self, split):
+        images = np.random.default_rng(0).integers(0, 256, (24, 16, 16), dtype=np.uint8)
+        return ClassImages(images, np.full(4, 6), list("abcd"))
+
+
+def episodes():
+    """Each process has environments of its own."""
+    return SinusoidDataModule(
+        environments_per_batch=8, iterations_per_epoch=4, val_episodes=16, test_episodes=16, dtype="float64"
+    )
+
+
+def images():
+    return RandomImages(
+        ways=3, shots=2, queries=3, environments_per_batch=4, iterations_per_epoch=4, val_episodes=4, test_episodes=4
+    )
+
+
+def shared(**options):
+    """Each process has a share of every environment, and with odd sizes not half of it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def environment(size):
+        x = torch.randn(size, 3, dtype=torch.float64, generator=generator)
+        return x, (x[:, :1] + torch.randn(size, 1, dtype=torch.float64, generator=generator) > 0).double()
+
+    return ExampleEnvironments({name: environment(size) for name, size in (("a", 9), ("b", 7), ("c", 12))}, **options)
+
+
+def full_batches():
+    return shared(steps_per_epoch=4)
+
+
+def mini_batches():
+    return shared(batch_size=4)
+
+
+def classifier():
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+
+
+def conv():
+    return Conv4(3, channels=4, image_size=16)
+
+
+RATE = {"inner_lr": 0.01}
+SQUARED = {"criterion": F.mse_loss}
+BINARY = {"criterion": F.binary_cross_entropy_with_logits}
+OWN = {"devices_share": "environments", **SQUARED}
+PENALTY = {"penalty_weight": 30.0, "anneal_steps": 2, "rescale_loss": True, "l2": 0.01}
+LIL_TERMS = {**RATE, "inner_steps": 2, "divergence": "gaussian", "amplitude_weight": 0.1}
+
+
+class Case(NamedTuple):
+    """How to make a module and its data."""
+
+    module: type[pl.LightningModule]
+    network: Callable[[], nn.Module]
+    data: Callable[[], pl.LightningDataModule]
+    options: dict[str, Any]
+
+
+MODULES = {
+    "MAML": Case(MAML, SinusoidMLP, episodes, {**RATE, **SQUARED, "inner_steps": 2}),
+    "MAML, learned rates": Case(MAML, SinusoidMLP, episodes, {**RATE, **SQUARED, "learn_inner_lr": True}),
+    "MAML, chunks": Case(MAML, SinusoidMLP, episodes, {**RATE, **SQUARED, "vectorize": 3}),
+    "MAML, recomputed": Case(MAML, SinusoidMLP, episodes, {**RATE, **SQUARED, "recompute": True}),
+    "FOMAML": Case(FOMAML, SinusoidMLP, episodes, {**RATE, **SQUARED}),
+    "ANIL": Case(ANIL, SinusoidMLP, episodes, {**RATE, **SQUARED}),
+    "BOIL": Case(BOIL, SinusoidMLP, episodes, {**RATE, **SQUARED}),
+    "LIL": Case(LIL, SinusoidMLP, episodes, {**LIL_TERMS, **SQUARED}),
+    "LILPretraining": Case(LILPretraining, conv, images, {"inner_lr": 0.4, "momentum": 0.9}),
+    "ERM": Case(ERM, SinusoidMLP, episodes, SQUARED),
+    "ERM, shares": Case(ERM, classifier, full_batches, BINARY),
+    "ERM, shares of mini-batches": Case(ERM, classifier, mini_batches, BINARY),
+    "GradientPenalty": Case(GradientPenalty, SinusoidMLP, episodes, {**OWN, "coefficient": 0.01, "sign": -1}),
+    "GradientPenalty, shares": Case(GradientPenalty, classifier, full_batches, {**BINARY, "coefficient": 0.5}),
+    "GradientPenalty, shares of mini-batches": Case(GradientPenalty, classifier, mini_batches, BINARY),
+    "IRMv1": Case(IRMv1, SinusoidMLP, episodes, {**OWN, **PENALTY}),
+    "IRMv1, shares": Case(IRMv1, classifier, full_batches, {**BINARY, **PENALTY}),
+    "IRMv1, shares of mini-batches": Case(IRMv1, classifier, mini_batches, {**BINARY, **PENALTY}),
+    "REx": Case(REx, SinusoidMLP, episodes, {**OWN, **PENALTY}),
+    "REx, shares": Case(REx, classifier, full_batches, {**BINARY, **PENALTY}),
+    "REx, shares of mini-batches": Case(REx, classifier, mini_batches, {**BINARY, **PENALTY}),
+}
+
+
+def build(name: str) -> pl.LightningModule:
+    """The module of a case, in float64; the same weights each time."""
+    case = MODULES[name]
+    pl.seed_everything(0, verbose=False)
+    # float32 weights are made first and then widened, so that every run starts from the same numbers
+    return case.module(case.network(), **case.options).double()
+
+
+def batches(name: str, count: int) -> Iterator[list[Environments]]:
+    """The first training batches of a case, epoch after epoch, in float64."""
+    data = MODULES[name].data()
+    data.prepare_data()
+    data.setup("fit")
+    epoch = 0
+    while True:
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            if count == 0:
+                return
+            count -= 1
+            yield [doubled(each) for each in as_batches(data.on_after_batch_transfer(batch, 0))]
+        epoch += 1
+
+
+def doubled(environments: Environments) -> Environments:
+    def of(examples):
+        return tuple(t.double() if t.is_floating_point() else t for t in examples)
+
+    return Environments(of(environments.support), None if environments.query is None else of(environments.query))
