@@ -12,11 +12,12 @@ from collections.abc import Collection
 from typing import Any, SupportsFloat
 
 
-def whole(minimum: int = 1, **values: Any) -> None:
+def whole(minimum: int = 1, *, hint: str = "", **values: Any) -> None:
     """Refuses what is no whole number of at least ``minimum``.
 
     Args:
         minimum: the smallest value that is allowed.
+        hint: what to do instead, for the message.
         **values: by name of the argument.
 
     Raises:
@@ -31,20 +32,24 @@ def whole(minimum: int = 1, **values: Any) -> None:
         ValueError: inner_steps=0 must be a whole number of at least 1.
     """
     for name, value in values.items():
-        number = _integer(value)
-        if number is None:
-            raise TypeError(f"{name}={value!r} must be a whole number of at least {minimum}.")
-        if number < minimum:
-            raise ValueError(f"{name}={value!r} must be a whole number of at least {minimum}.")
+        found = _integer(value)
+        if found is None or found < minimum:
+            kind = TypeError if found is None else ValueError
+            raise kind(f"{name}={value!r} must be a whole number of at least {minimum}{hint and f'; {hint}'}.")
 
 
-def optional_whole(minimum: int = 1, **values: Any) -> None:
+def optional_whole(minimum: int = 1, *, hint: str = "", **values: Any) -> None:
     """As ``whole``, but None is allowed."""
-    whole(minimum, **{name: value for name, value in values.items() if value is not None})
+    whole(minimum, hint=hint, **{name: value for name, value in values.items() if value is not None})
 
 
 def number(
-    minimum: float | None = None, above: float | None = None, maximum: float | None = None, **values: Any
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    *,
+    hint: str = "",
+    **values: Any,
 ) -> None:
     """Refuses what is no finite number in the range.
 
@@ -52,6 +57,7 @@ def number(
         minimum: the smallest value that is allowed, if there is one.
         above: a bound that must be exceeded, if there is one.
         maximum: the largest value that is allowed, if there is one.
+        hint: what to do instead, for the message.
         **values: by name of the argument.
 
     Raises:
@@ -69,7 +75,7 @@ def number(
     wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
     for name, value in values.items():
         found = _number(value)
-        message = f"{name}={value!r} must be a finite number{' ' + wanted if wanted else ''}."
+        message = f"{name}={value!r} must be a finite number{wanted and f' {wanted}'}{hint and f'; {hint}'}."
         if found is None:
             raise TypeError(message)
         small = (minimum is not None and found < minimum) or (above is not None and found <= above)
@@ -78,10 +84,15 @@ def number(
 
 
 def optional_number(
-    minimum: float | None = None, above: float | None = None, maximum: float | None = None, **values: Any
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    *,
+    hint: str = "",
+    **values: Any,
 ) -> None:
     """As ``number``, but None is allowed."""
-    number(minimum, above, maximum, **{name: value for name, value in values.items() if value is not None})
+    number(minimum, above, maximum, hint=hint, **{name: value for name, value in values.items() if value is not None})
 
 
 def choice(allowed: Collection[Any], **values: Any) -> None:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias,
 from torch import Tensor, nn
 
 from lightning_gp.environments import EnvironmentBatch, Environments
-from lightning_gp.types import Examples, Parameters, Split
+from lightning_gp.types import Examples, Parameters, Rates, Split
 
 if TYPE_CHECKING:
     from lightning_gp.functional.inner_loop import InnerLoop
+    from lightning_gp.functional.meta_gradient import MetaGradient
 
 Dealt: TypeAlias = Literal["episodes", "shares"]
 """How data are dealt to processes: every process draws whole environments of its own (``"episodes"``), or holds a share
@@ -116,7 +117,27 @@ class Objective(MeasuresEnvironments, Protocol):
 
 @runtime_checkable
 class Adapts(Objective, Protocol):
-    """An objective with an inner loop."""
+    """An objective with an inner loop.
+
+    Attributes:
+        compile_step: whether its written-out gradient is to be compiled.
+        learns_rates: whether the outer optimizer trains the inner rates.
+    """
+
+    compile_step: bool
+
+    @property
+    def learns_rates(self) -> bool: ...  # noqa: D102
+
+    def meta_gradient(
+        self,
+        parameters: Parameters,
+        environments: Environments,
+        rates: Rates | None = None,
+        function: Callable[..., MetaGradient] | None = None,
+        **options: Any,
+    ) -> MetaGradient:
+        """The gradient of the query losses after the inner loop, written out."""
 
     def inner_loop(self) -> InnerLoop:
         """Loss, rates, steps, what is adapted, and order, as one value."""
@@ -154,6 +175,13 @@ class NamesEnvironments(Protocol):
 
     @property
     def environment_names(self) -> Mapping[str, Sequence[str]]: ...  # noqa: D102
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """A data module that says how many classes an environment has; None for regression."""
+
+    ways: int | None
 
 
 def dealt_by(datamodule: Any) -> Dealt:

@@ -71,7 +71,6 @@ def conv():
 RATE = {"inner_lr": 0.01}
 SQUARED = {"criterion": F.mse_loss}
 BINARY = {"criterion": F.binary_cross_entropy_with_logits}
-OWN = {"devices_share": "environments", **SQUARED}
 PENALTY = {"penalty_weight": 30.0, "anneal_steps": 2, "rescale_loss": True, "l2": 0.01}
 LIL_TERMS = {**RATE, "inner_steps": 2, "divergence": "gaussian", "amplitude_weight": 0.1}
 
@@ -98,13 +97,13 @@ MODULES = {
     "ERM": Case(ERM, SinusoidMLP, episodes, SQUARED),
     "ERM, shares": Case(ERM, classifier, full_batches, BINARY),
     "ERM, shares of mini-batches": Case(ERM, classifier, mini_batches, BINARY),
-    "GradientPenalty": Case(GradientPenalty, SinusoidMLP, episodes, {**OWN, "coefficient": 0.01, "sign": -1}),
+    "GradientPenalty": Case(GradientPenalty, SinusoidMLP, episodes, {**SQUARED, "coefficient": 0.01, "sign": -1}),
     "GradientPenalty, shares": Case(GradientPenalty, classifier, full_batches, {**BINARY, "coefficient": 0.5}),
     "GradientPenalty, shares of mini-batches": Case(GradientPenalty, classifier, mini_batches, BINARY),
-    "IRMv1": Case(IRMv1, SinusoidMLP, episodes, {**OWN, **PENALTY}),
+    "IRMv1": Case(IRMv1, SinusoidMLP, episodes, {**SQUARED, **PENALTY}),
     "IRMv1, shares": Case(IRMv1, classifier, full_batches, {**BINARY, **PENALTY}),
     "IRMv1, shares of mini-batches": Case(IRMv1, classifier, mini_batches, {**BINARY, **PENALTY}),
-    "REx": Case(REx, SinusoidMLP, episodes, {**OWN, **PENALTY}),
+    "REx": Case(REx, SinusoidMLP, episodes, {**SQUARED, **PENALTY}),
     "REx, shares": Case(REx, classifier, full_batches, {**BINARY, **PENALTY}),
     "REx, shares of mini-batches": Case(REx, classifier, mini_batches, {**BINARY, **PENALTY}),
 }

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from lightning_gp._lightning import LightningDataModule
+from lightning_gp.contracts import Dealt
 from lightning_gp.datamodules.environment_pieces import (
     MiniBatches,
     Pieces,
@@ -31,7 +32,7 @@ class NamedEnvironmentsDataModule(LightningDataModule):
 
     Batches are full by default: every environment whole, in every step. With ``batch_size`` a step draws that many
     examples of *each* environment; an epoch is one pass over the largest, the smaller ones start over. Several devices
-    get equal shares of every environment (``devices_share="examples"`` of the modules).
+    get equal shares of every environment (``dealt="shares"``).
 
     Args:
         val_fraction: share of each training environment that is held out for validation.
@@ -43,6 +44,8 @@ class NamedEnvironmentsDataModule(LightningDataModule):
     Raises:
         ValueError: if a number is out of range.
     """
+
+    dealt: Dealt = "shares"
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import torch
 
 from lightning_gp._lightning import LightningDataModule, LightningModule
 from lightning_gp.environments import as_batches
-from lightning_gp.modules.checks import check_predictions
+from lightning_gp.modules.trial import check_classes
 
 
 def check_fits(module: LightningModule, data: LightningDataModule, name: str) -> None:
@@ -33,7 +33,7 @@ def check_fits(module: LightningModule, data: LightningDataModule, name: str) ->
     try:
         with torch.no_grad():
             predictions = predict(dict(network.named_parameters()), x[0])
-        check_predictions(predictions, y[0], getattr(module, "criterion", None), getattr(data, "ways", None))
+        check_classes(predictions, y[0], getattr(module, "criterion", None), getattr(data, "ways", None))
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"The test data {name!r} do not fit the network {type(network).__name__}: its examples have shape "

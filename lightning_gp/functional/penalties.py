@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -129,44 +128,6 @@ def halves(logits: Tensor, targets: Tensor, unbiased: bool) -> tuple[tuple[Tenso
             f"The unbiased estimator needs at least 2 examples in each environment, got {logits.shape[0]}."
         )
     return (logits[0::2], targets[0::2]), (logits[1::2], targets[1::2])
-
-
-def processes() -> int:
-    """Number of processes that train together; 1 without ``torch.distributed``."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def sum_over_processes(values: Tensor) -> Tensor:
-    """Σ over processes, the same on each of them; differentiable, to any order. The identity on a single process.
-
-    Its backward sums over processes, too: if each computes the same scalar f(Σ_r v_r), then the *mean* over processes
-    of their parameter gradients, which is what DDP takes, is the gradient of f.
-    """
-    if processes() == 1:
-        return values
-    result: Tensor = _SumOverProcesses.apply(values)
-    return result
-
-
-def mean_over_processes(means: Tensor, count: int) -> Tensor:
-    """Means over each process's ``count`` examples, turned into the mean over the examples of all; differentiable."""
-    if processes() == 1:
-        return means
-    weight = means.new_full((), count)
-    return sum_over_processes(means * weight) / sum_over_processes(weight)
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.detach().clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *incoming: Tensor) -> Tensor:
-        result: Tensor = _SumOverProcesses.apply(incoming[0].contiguous())
-        return result
 
 
 def _is(criterion: Any, function: Criterion, module: type[nn.Module]) -> bool:

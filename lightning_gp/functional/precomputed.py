@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 Piece = TypeVar("Piece")
-ValueAndGradients: TypeAlias = Callable[[Piece], tuple[Tensor, Sequence[Tensor]]]
-"""A scalar of one piece, and its gradient by each of some fixed tensors."""
+
+
+class Evaluated(NamedTuple):
+    """A scalar of one piece, its gradient by each of some fixed tensors, and numbers that go with it, by name."""
+
+    value: Tensor
+    gradients: Sequence[Tensor]
+    terms: dict[str, Tensor]
+
+
+Evaluation: TypeAlias = Callable[[Piece], Evaluated]
 
 
 class _Precomputed(torch.autograd.Function):
@@ -44,35 +53,39 @@ def precomputed(value: Tensor, inputs: Sequence[Tensor], gradients: Sequence[Ten
     return result
 
 
-def differentiated(objective: Callable[[Piece], Tensor], inputs: Sequence[Tensor]) -> ValueAndGradients[Piece]:
-    """``objective`` together with its gradient by ``inputs``, through autograd; no graph survives the call."""
+def differentiated(
+    objective: Callable[[Piece], tuple[Tensor, dict[str, Tensor]]], inputs: Sequence[Tensor]
+) -> Evaluation[Piece]:
+    """``objective``, a scalar and its terms, with its gradient by ``inputs``; no graph survives the call."""
 
-    def value_and_gradients(piece: Piece) -> tuple[Tensor, Sequence[Tensor]]:
+    def evaluation(piece: Piece) -> Evaluated:
         with torch.enable_grad():
-            value = objective(piece)
+            value, terms = objective(piece)
             gradients = torch.autograd.grad(value, list(inputs), materialize_grads=True)
-        return value.detach(), gradients
+        return Evaluated(value.detach(), gradients, terms)
 
-    return value_and_gradients
+    return evaluation
 
 
 def accumulated(
-    value_and_gradients: ValueAndGradients[Piece], pieces: Iterable[Piece], inputs: Sequence[Tensor]
-) -> Tensor:
+    evaluation: Evaluation[Piece], pieces: Iterable[Piece], inputs: Sequence[Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Σ_i f(piece_i), differentiated piece by piece so that only one piece's graph is alive at a time.
 
     Args:
-        value_and_gradients: f and its gradient by ``inputs``.
+        evaluation: f, its gradient by ``inputs``, and its terms.
         pieces: what to sum over, at least one.
         inputs: leaf tensors that the sum is differentiated by.
 
     Returns:
-        The sum, a scalar to call ``backward()`` on; it can be differentiated once.
+        The sum, a scalar to call ``backward()`` on (it can be differentiated once), and the sum of each term.
     """
     total: Tensor | None = None
     sums: list[Tensor] = []
+    terms: dict[str, Tensor] = {}
     for piece in pieces:
-        value, gradients = value_and_gradients(piece)
+        value, gradients, own = evaluation(piece)
+        terms = {name: terms[name] + term for name, term in own.items()} if terms else own
         if total is None:
             total, sums = value, list(gradients)
         else:
@@ -80,4 +93,4 @@ def accumulated(
             sums = torch._foreach_add(sums, list(gradients))  # type: ignore[assignment]
         del gradients  # before the next piece needs the room
     assert total is not None, "no piece to sum over"
-    return precomputed(total, inputs, sums)
+    return precomputed(total, inputs, sums), terms

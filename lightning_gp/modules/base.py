@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_gp._lightning import LightningModule
-from lightning_gp.environments import (
-    EnvironmentBatch,
-    Environments,
-    as_batches,
-    chunks_of,
-    clone,
-    count_of,
-    examples_of,
-)
+from lightning_gp import checks
+from lightning_gp.contracts import Classifies, Dealt
+from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, chunks_of, count_of, examples_of
 from lightning_gp.functional.adaptation import over_environments
+from lightning_gp.functional.kernels import plain_kernels
+from lightning_gp.functional.precomputed import Evaluation as Evaluate
 from lightning_gp.functional.precomputed import accumulated, differentiated
-from lightning_gp.modules.accuracy import accuracy
-from lightning_gp.modules.checks import check_batch, check_callables, check_network, check_trainer
+from lightning_gp.modules.checks import check_network, check_trainer
 from lightning_gp.modules.chunking import Vectorize, channels_last, check_vectorize, chunk_size, has_convolutions
+from lightning_gp.modules.evaluation import Evaluation
+from lightning_gp.modules.outputs import check_shapes, tensor_of
 from lightning_gp.modules.resuming import check_configuration, check_weights, finish_epoch
-from lightning_gp.modules.statistics import EpisodeStatistics
-from lightning_gp.types import Criterion, LRSchedulerCallable, OptimizerCallable, Parameters
+from lightning_gp.modules.trial import check_collation, loaders_of, try_out
+from lightning_gp.types import Criterion, Examples, LRSchedulerCallable, OptimizerCallable, Parameters, Split
 
 
-class EnvironmentModule(LightningModule):
+class EnvironmentModule(Evaluation):
     """Minimises the mean over environments of an objective, mean_τ L̃_τ(θ).
 
     The extension points, in the order in which they are called; override any of them:
@@ -38,7 +34,8 @@ class EnvironmentModule(LightningModule):
     2. ``loss(parameters, x, y)`` – the scalar loss of one environment.
     3. ``environment_losses(parameters, environments, split)`` – (E,), the losses at the *unadapted* parameters; what
        callbacks differentiate.
-    4. ``environment_objectives(parameters, environments)`` – (E,), what training minimises.
+    4. ``environment_objectives(parameters, environments)`` – (E,), what training minimises: the sum of
+       ``environment_terms``, by name and each logged as ``train/<name>``, weighted by ``term_weights``.
     5. ``measure(parameters, x, y)`` and ``evaluate(environments)`` – what validation and test report.
     6. ``configure_optimizers()`` – Lightning's own.
 
@@ -62,6 +59,13 @@ class EnvironmentModule(LightningModule):
         torch.Size([])
     """
 
+    couples_environments = False
+    """Whether the objective is no mean over environments, so that it cannot be put together from parts of a batch."""
+    handles: tuple[Dealt, ...] = ("episodes",)
+    """How data may be dealt to the processes of a run; a module that names ``"shares"`` sums over processes itself."""
+    redraws = False
+    """Whether a step computes a loss again that it has computed before, so that the loss must not be random."""
+
     def __init__(
         self,
         network: nn.Module,
@@ -73,36 +77,75 @@ class EnvironmentModule(LightningModule):
         super().__init__()
         check_network(network)
         check_vectorize(vectorize)
-        check_callables(criterion=criterion, optimizer=optimizer, lr_scheduler=lr_scheduler or optimizer)
+        checks.function(criterion=criterion, optimizer=optimizer, lr_scheduler=lr_scheduler or optimizer)
         self.network = network
         self.criterion = criterion
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.vectorize = vectorize
-        self.statistics = nn.ModuleDict()
         self._chunk_size: int | None = None
-        self._checked = False
+        self._tried: set[bool] = set()
 
     # -- the objective ------------------------------------------------------------------------------------------
 
     def predict(self, parameters: Parameters, x: Tensor) -> Tensor:
-        """The network's output on x (K, *feature) with ``parameters`` in place of its own."""
-        out: Tensor = torch.func.functional_call(self.network, parameters, (x,))
-        return out
+        """The network with ``parameters`` on the inputs of one environment, (K, *feature) -> (K, ...)."""
+        return tensor_of(torch.func.functional_call(self.network, parameters, (x,)), self.network)
 
     def loss(self, parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
         """The scalar loss of one environment, x (K, *feature), y (K, *target)."""
-        return self.criterion(self.predict(parameters, x), y)
+        return self.risk(self.predict(parameters, x), y)
 
-    def environment_losses(self, parameters: Parameters, environments: Environments, split: str = "query") -> Tensor:
+    def risk(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The criterion of one environment's outputs and targets, whose shapes must fit."""
+        check_shapes(outputs, y, self.criterion)
+        return self.criterion(outputs, y)
+
+    def loss_and_outputs(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and outputs of one environment, by one forward pass unless ``loss`` is overridden."""
+        outputs = self.predict(parameters, x)
+        return self.loss(parameters, x, y) if self._own_loss else self.risk(outputs, y), outputs
+
+    @property
+    def _own_loss(self) -> bool:
+        return type(self).loss is not EnvironmentModule.loss
+
+    def trained_examples(self, environments: Environments) -> Examples:
+        """The examples on which the unadapted risk is trained, and on which callbacks measure it: the query set.
+
+        Where there is none, those of the support set. So an algorithm without an inner loop trains on what MAML with
+        rate 0 would.
+        """
+        return examples_of(environments, "query")
+
+    def environment_losses(self, parameters: Parameters, environments: Environments, split: Split = "query") -> Tensor:
         """L_τ(θ) at the unadapted parameters, (E,); without a query set the support set stands in for it."""
-        x, y = examples_of(environments, split)
+        x, y = self.trained_examples(environments) if split == "query" else examples_of(environments, split)
         losses: Tensor = over_environments(self.loss, {}, parameters, x, y)
         return losses
 
+    def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
+        """The terms of what training minimises in each environment, (E,) each, by name."""
+        return {"loss": self.environment_losses(parameters, environments)}
+
+    def term_weights(self) -> Mapping[str, float]:
+        """The weight of each term in this step; 1 for those that are not named."""
+        return {}
+
+    def combined(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Σ_i w_i · term_i, (E,)."""
+        weights = self.term_weights()
+        total: Tensor | None = None
+        for name, value in terms.items():
+            weight = weights.get(name, 1.0)
+            own = value if weight == 1 else weight * value
+            total = own if total is None else total + own
+        assert total is not None, f"{type(self).__name__}.environment_terms() gave no term"
+        return total
+
     def environment_objectives(self, parameters: Parameters, environments: Environments) -> Tensor:
         """What training minimises in each environment, (E,)."""
-        return self.environment_losses(parameters, environments)
+        return self.combined(self.environment_terms(parameters, environments))
 
     def network_parameters(self) -> Parameters:
         """θ: the network's parameters by name."""
@@ -111,21 +154,40 @@ class EnvironmentModule(LightningModule):
     # -- training -----------------------------------------------------------------------------------------------
 
     def training_loss(self, batch: EnvironmentBatch) -> Tensor:
-        """The scalar that training minimises: the mean objective over all environments of the batch.
+        """The scalar that training minimises: the mean objective over all environments of the batch."""
+        return self.training_terms(batch)[0]
+
+    def training_terms(self, batch: EnvironmentBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar that training minimises, and the mean over environments of each of its terms (constants).
 
         With several chunks, each is differentiated on its own and memory is that of one.
         """
-        batches = as_batches(batch)
-        pieces = self.pieces(batches)
+        batches = self.checked(batch)
         total = sum(count_of(environments) for environments in batches)
 
-        def objective(environments: Environments) -> Tensor:
-            return self.environment_objectives(self.network_parameters(), environments).sum() / total
+        def objective(environments: Environments) -> tuple[Tensor, dict[str, Tensor]]:
+            parameters = self.network_parameters()
+            if type(self).environment_objectives is not EnvironmentModule.environment_objectives:
+                return self.environment_objectives(parameters, environments).sum() / total, {}
+            terms = self.environment_terms(parameters, environments)
+            means = {name: value.detach().sum() / total for name, value in terms.items()}
+            return self.combined(terms).sum() / total, means
 
-        if len(pieces) == 1:
-            return objective(pieces[0])
         inputs = self.trained_parameters()
-        return accumulated(differentiated(objective, inputs), pieces, inputs)
+        written_out = self.explicit(total)
+        with plain_kernels(self.second_order):
+            pieces = self.pieces(batches)
+            if len(pieces) == 1 and written_out is None:
+                return objective(pieces[0])
+            return accumulated(written_out or differentiated(objective, inputs), pieces, inputs)
+
+    def explicit(self, total: int) -> Evaluate[Environments] | None:
+        """The objective over ``total`` environments with a gradient that is written out; None to leave it to autograd.
+
+        Returns:
+            A function of a piece of the batch, whose gradients are those by ``trained_parameters``.
+        """
+        return None
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Everything that the outer optimizer changes: the network and, where learned, the inner rates."""
@@ -134,12 +196,14 @@ class EnvironmentModule(LightningModule):
     def pieces(self, batches: Sequence[Environments]) -> list[Environments]:
         """The batch cut into chunks of environments that are computed at once."""
         if self._chunk_size is None:
-            one = next(chunks_of(batches[0], 1))
+            parameters = self.network_parameters()
             self._chunk_size = chunk_size(
                 self.vectorize,
-                max(count_of(environments) for environments in batches),
+                max(batches, key=count_of),
                 self.network,
-                lambda: self.environment_objectives(self.network_parameters(), one).sum(),
+                lambda environments: self.environment_objectives(parameters, environments),
+                lambda environments: self.environment_losses(parameters, environments),
+                self.trained_parameters(),
             )
         pieces = [piece for environments in batches for piece in chunks_of(environments, self._chunk_size)]
         if self._chunk_size == 1 and has_convolutions(self.network):
@@ -147,11 +211,14 @@ class EnvironmentModule(LightningModule):
         return pieces
 
     def training_step(self, batch: EnvironmentBatch, batch_idx: int) -> Tensor:
-        """Lightning's training step: logs ``train/loss``."""
-        batches = self._checked_batches(batch)
-        loss = self.training_loss(batches)
+        """Lightning's training step: logs ``train/loss`` and, where there are several, its terms."""
+        batches = as_batches(batch)
         count = sum(count_of(environments) for environments in batches)
+        overridden = type(self).training_loss is not EnvironmentModule.training_loss
+        loss, terms = (self.training_loss(batches), {}) if overridden else self.training_terms(batches)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=count)
+        for name, value in terms.items() if len(terms) > 1 else ():
+            self.log(f"train/{name}", value, batch_size=count)
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -160,68 +227,6 @@ class EnvironmentModule(LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
-
-    # -- evaluation ---------------------------------------------------------------------------------------------
-
-    def measure(self, parameters: Parameters, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Scalars that describe one environment: ``loss``, and ``accuracy`` where targets are class labels."""
-        predictions = self.predict(parameters, x)
-        overridden = type(self).loss is not EnvironmentModule.loss
-        loss = self.loss(parameters, x, y) if overridden else self.criterion(predictions, y)
-        return {"loss": loss, **accuracy(predictions, y, self.criterion)}
-
-    def evaluate(self, environments: Environments) -> dict[str, Tensor]:
-        """Numbers of each environment, (E,), by name; logged as ``val/<name>`` and ``test/<name>``."""
-        with torch.no_grad():
-            x, y = examples_of(environments, "query")
-            values: dict[str, Tensor] = over_environments(self.measure, {}, self.network_parameters(), x, y)
-            return values
-
-    def validation_step(self, batch: EnvironmentBatch, batch_idx: int) -> None:
-        """Lightning's validation step: logs ``val/…``."""
-        self._evaluate_batch(batch)
-
-    def test_step(self, batch: EnvironmentBatch, batch_idx: int) -> None:
-        """Lightning's test step: logs ``test/…``."""
-        self._evaluate_batch(batch)
-
-    def _evaluate_batch(self, batch: EnvironmentBatch) -> None:
-        # `trainer.test` runs in inference mode and hands over inference tensors; gradients need a copy outside of it.
-        with torch.inference_mode(False), torch.enable_grad():
-            for environments in self._checked_batches(batch):
-                for piece in self.pieces([clone(environments)]):
-                    for name, values in self.evaluate(piece).items():
-                        self._statistic(name, values.device).update(values)
-
-    def _statistic(self, name: str, device: torch.device) -> EpisodeStatistics:
-        if name not in self.statistics:
-            self.statistics[name] = EpisodeStatistics().to(device)
-        statistic = self.statistics[name]
-        assert isinstance(statistic, EpisodeStatistics)
-        return statistic
-
-    def on_validation_epoch_start(self) -> None:
-        """Forgets the last evaluation."""
-        self.statistics.clear()
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the mean over episodes of every number that ``evaluate`` gave."""
-        self._log_statistics("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the means with their 95 % confidence intervals."""
-        self._log_statistics("test")
-
-    def _log_statistics(self, stage: str) -> None:
-        for name in self.statistics:
-            mean, half_width = self._statistic(name, self.device).compute()
-            shown = name in ("loss", "accuracy")
-            # Every process holds the global numbers already; sync_dist says so to Lightning.
-            self.log(f"{stage}/{name}", mean.float(), prog_bar=shown, sync_dist=True)
-            if stage == "test":
-                self.log(f"{stage}/{name}_ci95", half_width.float(), sync_dist=True)
 
     # -- resuming -----------------------------------------------------------------------------------------------
 
@@ -246,15 +251,45 @@ class EnvironmentModule(LightningModule):
         """Whether training differentiates a gradient."""
         return False
 
-    def setup(self, stage: str) -> None:
-        """Refuses strategies and precisions that would give wrong gradients."""
-        if stage == "fit":
-            check_trainer(self, self.second_order)
-        self._chunk_size, self._checked = None, False
+    @property
+    def shares_examples(self) -> bool:
+        """Whether other processes hold more examples of the same environments."""
+        return False
 
-    def _checked_batches(self, batch: EnvironmentBatch) -> list[Environments]:
+    def setup(self, stage: str) -> None:
+        """Refuses strategies, precisions and data that would give wrong gradients."""
+        if stage == "fit" and self._trainer is not None:
+            check_trainer(self, self._trainer, self._data)
+        self._chunk_size, self._tried = None, set()
+
+    def checked(self, batch: EnvironmentBatch) -> list[Environments]:
+        """The batch as a list; the first one in training, and in evaluation, is tried out (``modules.trial``).
+
+        Raises:
+            TypeError: if it is no batch of environments, or the network gives no tensor.
+            ValueError: see ``modules.trial.try_out`` and ``check_collation``.
+        """
         batches = as_batches(batch)
-        if not self._checked:
-            check_batch(self, batches[0])
-            self._checked = True
+        if self.training not in self._tried:
+            with plain_kernels(second_order=True):
+                self._try_out(batches)
+            self._tried.add(self.training)
         return batches
+
+    def _try_out(self, batches: Sequence[Environments]) -> None:
+        ways = self._data.ways if isinstance(self._data, Classifies) else None
+        drew = try_out(self, batches[0], self._own_loss, ways)
+        if drew and self.redraws and self.training:
+            raise ValueError(
+                f"The loss of {type(self.network).__name__} draws random numbers (dropout, noise), and recompute=True "
+                "computes each inner step again with others: the gradient would be wrong. Leave recompute False, or "
+                "take the randomness out (dropout probability 0)."
+            )
+        if self._trainer is not None:
+            check_collation(self, batches[0], loaders_of(self._trainer))
+
+    @property
+    def _data(self) -> Any:
+        """The data module of this run, if it has one."""
+        trainer: Any = self._trainer
+        return None if trainer is None else trainer.datamodule

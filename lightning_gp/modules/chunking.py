@@ -4,7 +4,9 @@ The rule of ``vectorize="auto"``, from the figures of ``benchmarks/``:
 
 1. a network with convolutions on the CPU: one environment at a time. It is bound by arithmetic; batching different
    weights (grouped convolutions) only adds traffic.
-2. anything else: as many at once as keep what autograd stores under ``MEMORY_BUDGET``, measured on the first
+2. a network that ``vmap`` cannot run (recurrent layers, Python that looks at values, old autograd functions): one
+   environment at a time.
+3. anything else: as many at once as keep what autograd stores under ``MEMORY_BUDGET``, measured on the first
    environment of the first batch.
 
 One environment at a time on the CPU, images are laid out channels last, which two-dimensional convolutions compute 1.1
@@ -15,16 +17,18 @@ to 1.5 times as fast, second derivatives included; whatever follows them keeps t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gp.environments import Environments
+from lightning_gp.environments import Environments, chunks_of, count_of
 from lightning_gp.types import Examples
 
 Vectorize: TypeAlias = bool | int | Literal["auto"]
+Objective: TypeAlias = Callable[[Environments], Tensor]
 
 MEMORY_BUDGET = 2**30
 """Bytes that autograd may store for one chunk of environments under ``vectorize="auto"``."""
@@ -64,26 +68,81 @@ def channels_last(environments: Environments) -> Environments:
     return Environments(laid_out(environments.support), None if query is None else laid_out(query))
 
 
-def chunk_size(vectorize: Vectorize, count: int, network: nn.Module, one: Callable[[], Tensor]) -> int:
+def chunk_size(
+    vectorize: Vectorize,
+    environments: Environments,
+    network: nn.Module,
+    objective: Objective,
+    losses: Objective,
+    inputs: Sequence[Tensor],
+) -> int:
     """Environments per chunk.
+
+    Whether ``vmap`` can run the network is tried on two environments: forwards, backwards, and against the losses one
+    by one. Under ``"auto"`` a network that it cannot run is computed one environment at a time, which is said once.
 
     Args:
         vectorize: the user's choice.
-        count: number of environments E in the batch.
+        environments: the largest batch at hand, of E environments.
         network: the network.
-        one: computes the training objective of a single environment.
+        objective: the training objective of some environments, (E,).
+        losses: their losses at the unadapted parameters, (E,).
+        inputs: what the objective is differentiated by.
 
     Returns:
-        Between 1 and ``count``.
+        Between 1 and E.
+
+    Raises:
+        RuntimeError: if ``vectorize`` asks for several environments at once, and ``vmap`` cannot run the network.
     """
-    if isinstance(vectorize, bool):
-        return count if vectorize else 1
+    count = count_of(environments)
+    device = environments.support[0].device
+    if vectorize is False or count == 1 or (vectorize == "auto" and device.type == "cpu" and has_convolutions(network)):
+        return 1
+    reason = why_not_vectorised(environments, objective, losses, inputs)
+    if reason is not None and vectorize != "auto":
+        raise RuntimeError(
+            f"vectorize={vectorize!r}: {type(network).__name__} cannot be computed for several environments at once "
+            f"({reason}). Set vectorize=False to compute them one at a time."
+        )
+    if reason is not None:
+        warnings.warn(
+            f"{type(network).__name__} cannot be computed for several environments at once ({reason}); they are "
+            "computed one at a time. vectorize=False says the same without this warning.",
+            stacklevel=2,
+        )
+        return 1
+    if vectorize is True:
+        return count
     if isinstance(vectorize, int):
         return min(vectorize, count)
-    device = next(network.parameters()).device
-    if count == 1 or (device.type == "cpu" and has_convolutions(network)):
-        return 1
-    return max(1, min(count, MEMORY_BUDGET // max(1, stored_bytes(one, device))))
+    one = next(chunks_of(environments, 1))
+    return max(1, min(count, MEMORY_BUDGET // max(1, stored_bytes(lambda: objective(one).sum(), device))))
+
+
+def why_not_vectorised(
+    environments: Environments, objective: Objective, losses: Objective, inputs: Sequence[Tensor]
+) -> str | None:
+    """What goes wrong with two environments at once that goes well with each of them; None if nothing does."""
+    two = next(chunks_of(environments, 2))
+    device = two.support[0].device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
+        try:
+            value = objective(two).sum()
+            if value.requires_grad and inputs:
+                torch.autograd.grad(value, list(inputs), allow_unused=True)
+            before = torch.get_rng_state()
+            together = losses(two).detach()
+        except Exception as error:
+            for one in chunks_of(two, 1):
+                objective(one)  # what is wrong with a single environment as well is raised here
+            return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
+        if device.type != "cpu" or not torch.equal(before, torch.get_rng_state()):
+            return None  # random numbers: the two ways need not agree
+        apart = [losses(one).detach() for one in chunks_of(two, 1)]
+    tolerance = 10 * torch.finfo(together.dtype).eps ** 0.5
+    same = torch.allclose(together, torch.cat(apart), rtol=tolerance, atol=tolerance, equal_nan=True)
+    return None if same else "it gives other numbers under vmap"
 
 
 def stored_bytes(function: Callable[[], Tensor], device: torch.device) -> int:

@@ -7,16 +7,20 @@ regularization perspective.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of, examples_of
+from lightning_gp import checks
+from lightning_gp.contracts import CurvatureKind, Dealt, Rate
+from lightning_gp.environments import Environments, count_of
 from lightning_gp.functional.adaptation import over_environments
-from lightning_gp.functional.penalties import processes, sum_over_processes
-from lightning_gp.functional.precomputed import accumulated
-from lightning_gp.modules.named import DeviceSplit, NamedEnvironmentModule, at_least_zero, check_devices_share
+from lightning_gp.functional.precomputed import Evaluated, Evaluation
+from lightning_gp.functional.processes import processes, sum_over_processes
+from lightning_gp.modules.base import EnvironmentModule
+from lightning_gp.modules.named import NamedEnvironmentModule
 from lightning_gp.networks.parts import select_parameters
 from lightning_gp.types import Parameters
 
@@ -34,17 +38,17 @@ class GradientPenalty(NamedEnvironmentModule):
 
     With ``sign=-1`` the objective has no minimum where α exceeds 1/(2 λ_max) of the Hessian: too large an α diverges.
 
-    **Several devices.** ``devices_share="examples"`` says that every process holds a share of *each* environment: the
+    **Several devices.** Where data are dealt in ``"shares"``, every process holds a share of *each* environment: the
     gradient g is then averaged over processes before it is multiplied with the Hessian and before its norm is taken, so
-    that the penalty is that of the whole environment, also where the shares are not of equal size. ``"environments"``
-    says that each process holds whole environments of its own, as many as any other.
+    that the penalty is that of the whole environment, also where the shares are not of equal size. With ``"episodes"``
+    each process holds whole environments of its own, as many as any other.
 
     Args:
         network: the network; see ``EnvironmentModule``.
         coefficient: α ≥ 0, or a mapping from groups of parameters (names or prefixes) to their α; parameters of no
             group are not penalised.
         sign: -1 or +1.
-        devices_share: ``"examples"`` or ``"environments"``, see above.
+        dealt: ``"shares"`` or ``"episodes"``, see above; None for what the data module declares, or else episodes.
         **kwargs: ``criterion``, ``optimizer``, ``lr_scheduler``, ``vectorize`` of ``EnvironmentModule``.
 
     Raises:
@@ -62,41 +66,60 @@ class GradientPenalty(NamedEnvironmentModule):
         network: nn.Module,
         coefficient: Coefficient = 0.01,
         sign: int = 1,
-        devices_share: DeviceSplit = "examples",
+        dealt: Dealt | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
-        if sign not in (-1, 1):
-            raise ValueError(f"sign={sign!r} must be +1 (towards small gradients) or -1 (towards large gradients).")
-        check_devices_share(devices_share)
+        checks.choice((-1, 1), sign=sign)
+        checks.choice((None, "episodes", "shares"), dealt=dealt)
         self.save_hyperparameters(ignore=["network", "criterion", "optimizer", "lr_scheduler"])
         self.coefficients = coefficients_by_name(network, coefficient)
         self.sign = sign
-        self.devices_share = devices_share
+        self.dealt = dealt
 
     @property
     def second_order(self) -> bool:
         """Training differentiates a gradient."""
         return True
 
-    def environment_objectives(self, parameters: Parameters, environments: Environments) -> Tensor:
-        """L_τ + sign·α‖∇L_τ‖² of each environment, (E,), by plain autograd.
+    handles = ("episodes", "shares")
 
-        For callbacks and tests: it may be differentiated any number of times. With shared examples both are those of
+    def rate(self) -> Rate:
+        """The coefficient of all groups; the theory's α is twice as large."""
+
+        def put(alpha: float) -> None:
+            self.coefficients = dict.fromkeys(self.coefficients, alpha)
+
+        kind: CurvatureKind = "positive_penalty" if self.sign == 1 else "fomaml"
+        return Rate("coefficient", "coefficient α", lambda: tuple(self.coefficients.values()), put, kind, factor=2.0)
+
+    def term_weights(self) -> Mapping[str, float]:
+        """The sign of the penalty."""
+        return {"penalty": float(self.sign)}
+
+    def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
+        """``risk`` L_τ and ``penalty`` α‖∇L_τ‖² of each environment, (E,), by plain autograd.
+
+        For callbacks and tests: they may be differentiated any number of times. With shared examples both are those of
         all processes' examples.
         """
         losses, gradients = self._losses_and_gradients(parameters, environments)
         if self.shares_examples:
-            targets = examples_of(environments, "support")[1]
+            targets = self.trained_examples(environments)[1]
             losses = self.mean_over_examples(losses, targets)
             sizes = [gradient[0].numel() for gradient in gradients.values()]
             whole = self.mean_over_examples(torch.cat([g.flatten(1) for g in gradients.values()], dim=1), targets)
             gradients = dict(zip(gradients, whole.split(sizes, dim=1), strict=True))
         penalties = sum(
-            (alpha * gradients[name].flatten(1).square().sum(1) for name, alpha in self.coefficients.items()),
+            (alpha * gradients[name].flatten(1).square().sum(1) for name, alpha in self._penalised().items()),
             start=torch.zeros_like(losses),
         )
-        return losses + self.sign * penalties
+        return {"risk": losses, "penalty": penalties}
+
+    def _penalised(self) -> dict[str, float]:
+        """α of the parameters that are not frozen."""
+        frozen = {name for name, value in self.network.named_parameters() if not value.requires_grad}
+        return {name: alpha for name, alpha in self.coefficients.items() if name not in frozen}
 
     def _losses_and_gradients(self, parameters: Parameters, environments: Environments) -> tuple[Tensor, Parameters]:
         """L_τ, (E,), and its gradients (E, *shape) with their graph."""
@@ -106,7 +129,7 @@ class GradientPenalty(NamedEnvironmentModule):
             for value in theta.values():
                 if not value.requires_grad:
                     value.requires_grad_()
-            losses: Tensor = over_environments(self.loss, theta, {}, *examples_of(environments, "support"))
+            losses: Tensor = over_environments(self.loss, theta, {}, *self.trained_examples(environments))
             # Environments do not interact, so the gradient of the sum is every environment's own gradient.
             gradients = torch.autograd.grad(
                 losses.sum(), list(theta.values()), create_graph=True, materialize_grads=True
@@ -115,39 +138,34 @@ class GradientPenalty(NamedEnvironmentModule):
 
     # -- the written-out gradient -------------------------------------------------------------------------------
 
-    def training_loss(self, batch: EnvironmentBatch) -> Tensor:
-        """The mean objective, with the gradient g + 2·sign·α·H g."""
-        if type(self).environment_objectives is not GradientPenalty.environment_objectives:
-            return super().training_loss(batch)  # a subclass changed the objective, and so its gradient
-        batches = as_batches(batch)
-        total = sum(count_of(environments) for environments in batches)
-        inputs = self.trained_parameters()
+    def explicit(self, total: int) -> Evaluation[Environments] | None:
+        """The gradient g + 2·sign·α·H g, unless a subclass changed the objective, and so its gradient."""
+        own = type(self).environment_terms is GradientPenalty.environment_terms
+        own = own and type(self).environment_objectives is EnvironmentModule.environment_objectives
+        return partial(self._evaluated, total=total) if own else None
 
-        def value_and_gradients(environments: Environments) -> tuple[Tensor, list[Tensor]]:
-            value, gradients = self._explicit(environments)
-            return value / total, [gradients[id(parameter)] / total for parameter in inputs]
-
-        return accumulated(value_and_gradients, self.pieces(batches), inputs)
-
-    def _explicit(self, environments: Environments) -> tuple[Tensor, dict[int, Tensor]]:
-        """Sum of the objectives and its gradient by every trained parameter, keyed by the parameter's id."""
+    def _evaluated(self, environments: Environments, total: int) -> Evaluated:
         trained = {name: value for name, value in self.network_parameters().items() if value.requires_grad}
         leaves = {name: value.detach().requires_grad_() for name, value in trained.items()}
         frozen = {name: value for name, value in self.network_parameters().items() if name not in trained}
         losses, gradients = self._losses_and_gradients({**leaves, **frozen}, environments)
         own = {name: gradients[name].detach() for name in trained}
-        targets = examples_of(environments, "support")[1]
-        whole = {name: self.mean_over_examples(own[name], targets) for name in self.coefficients}
-        directions = [alpha * whole[name] for name, alpha in self.coefficients.items()]
-        products = self._hessian_products([gradients[name] for name in self.coefficients], leaves, directions)
+        targets = self.trained_examples(environments)[1]
+        penalised = self._penalised()
+        whole = {name: self.mean_over_examples(own[name], targets) for name in penalised}
+        directions = [alpha * whole[name] for name, alpha in penalised.items()]
+        products = self._hessian_products([gradients[name] for name in penalised], leaves, directions)
         share = self._share(losses, targets)  # DDP takes the plain mean over processes
-        value = self.mean_over_examples(losses.detach(), targets).sum()
-        for name, alpha in self.coefficients.items():
+        value = risk = self.mean_over_examples(losses.detach(), targets).sum()
+        for name, alpha in penalised.items():
             value = value + self.sign * alpha * whole[name].square().sum()
-        return value, {
-            id(parameter): share * (own[name].sum(0) + 2 * self.sign * product)
+        by_parameter = {
+            id(parameter): share * (own[name].sum(0) + 2 * self.sign * product) / total
             for (name, parameter), product in zip(trained.items(), products, strict=True)
         }
+        known = [by_parameter.get(id(each), torch.zeros_like(each)) for each in self.trained_parameters()]
+        terms = {"risk": risk / total, "penalty": self.sign * (value - risk) / total}
+        return Evaluated(value / total, known, terms)
 
     @staticmethod
     def _hessian_products(gradients: list[Tensor], leaves: Parameters, directions: list[Tensor]) -> list[Tensor]:
@@ -172,7 +190,8 @@ def coefficients_by_name(network: nn.Module, coefficient: Coefficient) -> dict[s
     groups = coefficient if isinstance(coefficient, Mapping) else {"all": coefficient}
     result: dict[str, float] = {}
     for group, alpha in groups.items():
-        at_least_zero(**{f"coefficient[{group!r}]" if isinstance(coefficient, Mapping) else "coefficient": alpha})
+        name = f"coefficient[{group!r}]" if isinstance(coefficient, Mapping) else "coefficient"
+        checks.number(minimum=0, hint="", **{name: alpha})
         try:
             names = select_parameters(network, group)
         except ValueError as error:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor, nn
+
+from lightning_gp import checks
 
 InnerLR: TypeAlias = float | Mapping[str, float]
 Granularity: TypeAlias = Literal["scalar", "parameter", "element"]
@@ -46,6 +48,7 @@ class InnerRates(nn.Module):
             raise ValueError(
                 "inner_lr_per='scalar' learns one rate; give inner_lr as one number, or another granularity."
             )
+        self.given = inner_lr
         self.initial = _resolved(inner_lr, list(parameters))
         self.rates = nn.ParameterDict()
         if learned and per == "scalar":
@@ -61,22 +64,52 @@ class InnerRates(nn.Module):
         """Whether the outer optimizer trains the rates."""
         return len(self.rates) > 0
 
-    def forward(self) -> dict[str, float | Tensor]:
-        """The rate of each adapted parameter: numbers, or the learned tensors."""
+    def forward(self, names: Sequence[str] | None = None) -> dict[str, float | Tensor]:
+        """The rate of each adapted parameter: numbers, or the learned tensors.
+
+        Args:
+            names: the parameters that are adapted now, layers having been frozen or thawed since; None for all.
+
+        Raises:
+            ValueError: if a parameter has no rate.
+        """
+        wanted = list(self.initial) if names is None else list(names)
+        fresh = [name for name in wanted if name not in self.initial]
+        if fresh and self.learned and "all" not in self.rates:
+            raise ValueError(
+                f"{fresh} have no learned rate, as they were frozen when the module was made; thaw them before, or "
+                "leave learn_inner_lr False."
+            )
+        if fresh:
+            self.initial.update(_resolved(self.given, fresh, strict=False))
         if not self.learned:
-            return dict(self.initial)
+            return {name: self.initial[name] for name in wanted}
         if "all" in self.rates:
-            return dict.fromkeys(self.initial, self.rates["all"])
-        return {name: self.rates[name.replace(".", "/")] for name in self.initial}
+            return dict.fromkeys(wanted, self.rates["all"])
+        return {name: self.rates[name.replace(".", "/")] for name in wanted}
+
+    def numbers(self) -> tuple[float, ...]:
+        """The rates that are in force, one for each number that there is."""
+        if self.learned:
+            return tuple(float(rate.detach().max()) for rate in self.rates.values())
+        return tuple(self.initial.values())
+
+    @torch.no_grad()
+    def fill(self, rate: float) -> None:
+        """Puts one number in for all parameters."""
+        self.given = rate
+        self.initial = dict.fromkeys(self.initial, rate)
+        for learned in self.rates.values():
+            learned.fill_(rate)
 
 
-def _resolved(inner_lr: InnerLR, names: list[str]) -> dict[str, float]:
+def _resolved(inner_lr: InnerLR, names: list[str], strict: bool = True) -> dict[str, float]:
     if not isinstance(inner_lr, Mapping):
         return dict.fromkeys(names, _checked("inner_lr", inner_lr))
     resolved: dict[str, tuple[int, float]] = {}
     for key, value in inner_lr.items():
         matches = [name for name in names if name == key or name.startswith(f"{key}.")]
-        if not matches:
+        if strict and not matches:
             raise ValueError(
                 f"inner_lr names {key!r}, which is no adapted parameter nor a prefix of one; there are {names}."
             )
@@ -91,9 +124,5 @@ def _resolved(inner_lr: InnerLR, names: list[str]) -> dict[str, float]:
 
 
 def _checked(name: str, rate: float) -> float:
-    if isinstance(rate, (str, bool)) or not hasattr(rate, "__float__"):
-        raise TypeError(f"{name}={rate!r} must be a number, or a mapping from parameter names to numbers.")
-    rate = float(rate)
-    if not math.isfinite(rate) or rate < 0:
-        raise ValueError(f"{name}={rate} must be a finite number that is not negative (0 turns the inner loop off).")
-    return rate
+    checks.number(minimum=0, hint="0 turns the inner loop off", **{name: rate})
+    return float(rate)

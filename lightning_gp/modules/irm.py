@@ -16,17 +16,21 @@ is what IRM itself wants small: watch that, on held-out examples of the training
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of, examples_of
+from lightning_gp import checks
+from lightning_gp.contracts import Dealt, Rate
+from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of
 from lightning_gp.functional.adaptation import over_environments
-from lightning_gp.functional.penalties import halves, processes, scale_gradient, sum_over_processes
+from lightning_gp.functional.penalties import halves, scale_gradient
+from lightning_gp.functional.processes import processes, sum_over_processes
 from lightning_gp.modules.accuracy import accuracy
 from lightning_gp.modules.base import EnvironmentModule
-from lightning_gp.modules.named import DeviceSplit, NamedEnvironmentModule, at_least_zero, check_devices_share
+from lightning_gp.modules.named import NamedEnvironmentModule
 from lightning_gp.types import Parameters
 
 
@@ -37,11 +41,11 @@ class InvarianceModule(NamedEnvironmentModule):
     penalty weight of the step. Subclasses define ``penalties``. The logits come from ``predict``, the risk from
     ``criterion``: override these two, not ``loss``.
 
-    **Several devices.** ``devices_share="examples"`` says that every process holds a share of *each* environment, the
+    **Several devices.** Where data are dealt in ``"shares"``, every process holds a share of *each* environment, the
     same environments in the same order. Risks and penalties are then those of all processes' examples together: the
     sums they are made of are added up over processes, differentiably, and the gradient is that of the global penalty,
-    not the mean of the processes' own. With ``"environments"`` each process holds whole environments of its own, as
-    many as any other; then nothing but DDP's own averaging is needed.
+    not the mean of the processes' own. With ``"episodes"`` each process holds whole environments of its own, as many
+    as any other; then nothing but DDP's own averaging is needed.
 
     Args:
         network: the network; see ``EnvironmentModule``.
@@ -49,7 +53,7 @@ class InvarianceModule(NamedEnvironmentModule):
         anneal_steps: the weight is 1 for this many optimizer steps, then ``penalty_weight``; 0 for no annealing.
         rescale_loss: divide the objective by the weight where that is above 1, which bounds the gradient.
         l2: weight of ‖θ‖² (biases included) in the objective, before rescaling.
-        devices_share: ``"examples"`` or ``"environments"``, see above.
+        dealt: ``"shares"`` or ``"episodes"``, see above; None for what the data module declares, or else episodes.
         **kwargs: ``criterion``, ``optimizer``, ``lr_scheduler``, ``vectorize`` of ``EnvironmentModule``.
 
     Raises:
@@ -63,12 +67,13 @@ class InvarianceModule(NamedEnvironmentModule):
         anneal_steps: int = 0,
         rescale_loss: bool = False,
         l2: float = 0.0,
-        devices_share: DeviceSplit = "examples",
+        dealt: Dealt | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
-        at_least_zero(penalty_weight=penalty_weight, anneal_steps=anneal_steps, l2=l2)
-        check_devices_share(devices_share)
+        checks.number(minimum=0, penalty_weight=penalty_weight, l2=l2)
+        checks.whole(0, anneal_steps=anneal_steps)
+        checks.choice((None, "episodes", "shares"), dealt=dealt)
         if type(self).loss is not EnvironmentModule.loss:
             raise ValueError(
                 f"{type(self).__name__} overrides loss(), which this objective does not call: it needs the logits. "
@@ -79,33 +84,43 @@ class InvarianceModule(NamedEnvironmentModule):
         self.anneal_steps = anneal_steps
         self.rescale_loss = rescale_loss
         self.l2 = l2
-        self.devices_share = devices_share
+        self.dealt = dealt
 
     # -- the objective ------------------------------------------------------------------------------------------
 
-    def environment_objectives(self, parameters: Parameters, environments: Environments) -> Tensor:
-        """Risk, penalty and weight decay of each environment, (E,)."""
+    handles = ("episodes", "shares")
+
+    def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
+        """``risk``, ``penalty`` and, where it has a weight, ``weight_decay`` of each environment, (E,)."""
         logits, y = self.logits(parameters, environments)
-        return self.combine(parameters, self.risks(logits, y), self.penalties(logits, y))
+        return self.terms(parameters, self.risks(logits, y), self.penalties(logits, y))
 
     def logits(self, parameters: Parameters, environments: Environments) -> tuple[Tensor, Tensor]:
         """Logits (E, K, ...) and targets (E, K, ...)."""
-        x, y = examples_of(environments, "support")
+        x, y = self.trained_examples(environments)
         logits: Tensor = over_environments(self.predict, {}, parameters, x)
         return logits, y
 
-    def combine(self, parameters: Parameters, risks: Tensor, penalties: Tensor) -> Tensor:
-        """The objectives from risks and penalties, each (E,)."""
-        weight = self.current_weight()
-        objectives = risks + weight * penalties
+    def terms(self, parameters: Parameters, risks: Tensor, penalties: Tensor) -> dict[str, Tensor]:
+        """The terms from risks and penalties, each (E,)."""
+        terms = {"risk": risks, "penalty": penalties}
         if self.l2 > 0:
             norm = torch.stack([value.square().sum() for value in parameters.values()]).sum()
-            objectives = objectives + self.l2 * norm
+            terms["weight_decay"] = norm.expand(len(risks))
+        return terms
+
+    def term_weights(self) -> Mapping[str, float]:
+        """λ of this step on the penalty, ``l2`` on the weight decay."""
+        return {"penalty": self.current_weight(), "weight_decay": self.l2}
+
+    def combined(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum, divided by λ where that is asked for."""
+        objectives, weight = super().combined(terms), self.current_weight()
         return objectives / weight if self.rescale_loss and weight > 1 else objectives
 
     def risks(self, logits: Tensor, targets: Tensor) -> Tensor:
         """R_τ of logits (E, K, ...) and targets (E, K, ...), over all processes: (E,)."""
-        return self.mean_over_examples(self.each(self.criterion, logits, targets), targets)
+        return self.mean_over_examples(self.each(self.risk, logits, targets), targets)
 
     def penalties(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The penalty of each environment, (E,), from logits (E, K, ...) and targets (E, K, ...)."""
@@ -114,6 +129,23 @@ class InvarianceModule(NamedEnvironmentModule):
     def current_weight(self) -> float:
         """λ of this optimizer step: 1 while annealing, ``penalty_weight`` afterwards."""
         return 1.0 if self.global_step < self.anneal_steps else self.penalty_weight
+
+    def rate(self) -> Rate:
+        """The penalty weight; no theory of its effective curvature is known here.
+
+        Raises:
+            ValueError: if it is annealed, so that it is not one number.
+        """
+        if self.anneal_steps:
+            raise ValueError(
+                f"anneal_steps={self.anneal_steps} changes the penalty during training, so that α would not be one "
+                "number; set anneal_steps=0 for a map."
+            )
+
+        def put(weight: float) -> None:
+            self.penalty_weight = weight
+
+        return Rate("penalty_weight", "penalty weight α", lambda: (self.penalty_weight,), put)
 
     @staticmethod
     def each(function: Any, logits: Tensor, targets: Tensor) -> Tensor:
@@ -127,9 +159,9 @@ class InvarianceModule(NamedEnvironmentModule):
 
     def training_step(self, batch: EnvironmentBatch, batch_idx: int) -> Tensor:
         """Lightning's training step: logs ``train/loss`` and the ``train/penalty_weight`` in force."""
-        batches = self._checked_batches(batch)
+        batches = as_batches(batch)
         count = sum(count_of(environments) for environments in batches)
-        if self.devices_share == "environments":
+        if not self.shares_examples:
             count *= processes()
         if count < 2:
             raise ValueError(
@@ -153,7 +185,7 @@ class IRMv1(InvarianceModule):
         anneal_steps: steps with λ = 1 at the start; 190 in [A19]'s experiment.
         rescale_loss: divide the objective by λ where that is above 1, as [A19]'s experiment does.
         l2: weight of ‖θ‖².
-        devices_share: what a process holds a part of.
+        dealt: how data are dealt to processes.
         unbiased: estimate the penalty on mini-batches without bias, by two halves (``functional.irmv1_penalty``).
         **kwargs: ``criterion``, ``optimizer``, ``lr_scheduler``, ``vectorize`` of ``EnvironmentModule``.
 
@@ -173,12 +205,14 @@ class IRMv1(InvarianceModule):
         anneal_steps: int = 0,
         rescale_loss: bool = False,
         l2: float = 0.0,
-        devices_share: DeviceSplit = "examples",
+        dealt: Dealt | None = None,
         unbiased: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(network, penalty_weight, anneal_steps, rescale_loss, l2, devices_share, **kwargs)
+        super().__init__(network, penalty_weight, anneal_steps, rescale_loss, l2, dealt, **kwargs)
         self.unbiased = unbiased
+
+    handles = ("episodes", "shares")
 
     def penalties(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(∂R_τ/∂w)² of each environment, (E,), over all processes' examples."""
@@ -194,9 +228,9 @@ class IRMv1(InvarianceModule):
 
     def measure(self, parameters: Parameters, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Loss, accuracy, and ``scale_gradient``, of which ``summarize`` makes the penalty."""
-        predictions = self.predict(parameters, x)
-        values = {"loss": self.criterion(predictions, y), **accuracy(predictions, y, self.criterion)}
-        return {**values, "scale_gradient": self._scale_gradient(predictions, y)}
+        loss, outputs = self.loss_and_outputs(parameters, x, y)
+        values = {"loss": loss, **accuracy(outputs, y, self.criterion)}
+        return {**values, "scale_gradient": self._scale_gradient(outputs, y)}
 
     def summarize(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds ``penalty`` and ``objective``: squared after averaging, so no batch size biases them."""
@@ -216,7 +250,7 @@ class REx(InvarianceModule):
     """
 
     couples_environments = True
-    """The objective is not a mean over environments, so it cannot be put together from parts of a batch."""
+    handles = ("episodes", "shares")
 
     def penalties(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(R_τ − mean R)², (E,), whose mean is the variance."""
@@ -227,8 +261,9 @@ class REx(InvarianceModule):
         mean = sum_over_processes(risks.sum()) / (risks.numel() * processes())
         return (risks - mean).square()
 
-    def training_loss(self, batch: EnvironmentBatch) -> Tensor:
-        """The mean objective, with all environments in one graph."""
-        parameters = self.network_parameters()
-        risks = torch.cat([self.risks(*self.logits(parameters, environments)) for environments in as_batches(batch)])
-        return self.combine(parameters, risks, self.squared_deviations(risks)).mean()
+    def training_terms(self, batch: EnvironmentBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean objective and its terms, with all environments in one graph."""
+        parameters, batches = self.network_parameters(), self.checked(batch)
+        risks = torch.cat([self.risks(*self.logits(parameters, environments)) for environments in batches])
+        terms = self.terms(parameters, risks, self.squared_deviations(risks))
+        return self.combined(terms).mean(), {name: value.detach().mean() for name, value in terms.items()}

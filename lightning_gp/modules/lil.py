@@ -6,15 +6,14 @@ Source: "Enforcing zero-Hessian in meta-learning", 2022 [L22] (later published a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_gp.environments import EnvironmentBatch, Environments, examples_of
+from lightning_gp import checks
+from lightning_gp.environments import Environments, examples_of
 from lightning_gp.functional.adaptation import Trajectory, over_environments, rate_of, stepped
 from lightning_gp.functional.linearity import (
     DETACH,
@@ -22,13 +21,10 @@ from lightning_gp.functional.linearity import (
     Detach,
     Divergence,
     approximation,
-    check_choice,
     output_divergence,
 )
-from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.inner_rates import InnerLR
 from lightning_gp.modules.maml import MAML
-from lightning_gp.modules.named import at_least_zero
 from lightning_gp.types import ParameterChoice, Parameters
 
 REGRESSION = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
@@ -80,7 +76,7 @@ class LIL(MAML):
         >>> x, y = torch.rand(3, 4, 1, 16, 16), torch.tensor([0, 1, 0, 1]).expand(3, 4)
         >>> {name: value.shape for name, value in module.environment_terms(
         ...     module.network_parameters(), Environments(support=(x, y), query=(x, y))).items()}
-        {'task': torch.Size([3]), 'phase': torch.Size([3]), 'amplitude': torch.Size([3])}
+        {'task_loss': torch.Size([3]), 'phase_loss': torch.Size([3]), 'amplitude_loss': torch.Size([3])}
     """
 
     def __init__(
@@ -100,16 +96,15 @@ class LIL(MAML):
         if amplitude_weight is None:
             everything = [name for name, value in network.named_parameters() if value.requires_grad]
             amplitude_weight = 0.01 if set(self.adapted) == set(everything) else 0.0
-        at_least_zero(phase_weight=phase_weight, amplitude_weight=amplitude_weight)
-        check_choice("detach", detach, DETACH)
-        check_choice("divergence", divergence, DIVERGENCES)
+        checks.number(minimum=0, phase_weight=phase_weight, amplitude_weight=amplitude_weight)
+        checks.choice(DETACH, detach=detach)
+        checks.choice(DIVERGENCES, divergence=divergence)
         self.save_hyperparameters(
             ignore=["network", "criterion", "optimizer", "lr_scheduler", "inner_optimizer"]
             + (["adapt"] if callable(adapt) else [])
         )
         self.phase_weight, self.amplitude_weight = float(phase_weight), float(amplitude_weight)
         self.detach, self.divergence = detach, divergence
-        self._terms: list[dict[str, Tensor]] | None = None
         self._check_regulariser()
 
     def _check_regulariser(self) -> None:
@@ -148,95 +143,54 @@ class LIL(MAML):
 
     # -- the objective ------------------------------------------------------------------------------------------
 
-    def environment_objectives(self, parameters: Parameters, environments: Environments) -> Tensor:
-        """L_τ^te(θ_S) + a·phase_τ + b·amplitude_τ of each environment, (E,)."""
-        terms = self.environment_terms(parameters, environments)
-        if self._terms is not None:
-            self._terms.append({name: value.detach() for name, value in terms.items()})
-        return self.weighted(terms)
-
-    def weighted(self, terms: dict[str, Tensor]) -> Tensor:
-        """The objective from its terms, (E,)."""
-        objective = terms["task"]
-        for name, weight in (("phase", self.phase_weight), ("amplitude", self.amplitude_weight)):
-            if name in terms:
-                objective = objective + weight * terms[name]
-        return objective
+    def term_weights(self) -> dict[str, float]:
+        """A on the phase loss, b on the amplitude loss."""
+        return {"phase_loss": self.phase_weight, "amplitude_loss": self.amplitude_weight}
 
     def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
-        """The terms of each environment, (E,): ``task``, and, where they have a weight, ``phase`` and ``amplitude``."""
+        """``task_loss`` and, where they have a weight, ``phase_loss`` and ``amplitude_loss`` of each environment."""
         trajectory = self.adaptation(self.loss, parameters, environments, first_order=not self.second_order)
         x, y = examples_of(environments, "query")
         losses, outputs = self._query(trajectory, x, y)
-        terms = {"task": losses}
+        terms = {"task_loss": losses}
         if not self.regularised:
             return terms
         length = trajectory.path_length
         if self.phase_weight:
             hat = approximation(trajectory, length)
             one_step: Tensor = over_environments(self.predict, hat, trajectory.shared, x)
-            terms["phase"] = output_divergence(outputs, one_step, self.detach, self.divergence)
+            terms["phase_loss"] = output_divergence(outputs, one_step, self.detach, self.divergence)
         if self.amplitude_weight:
-            terms["amplitude"] = length
+            terms["amplitude_loss"] = length
         return terms
 
     def _query(self, trajectory: Trajectory, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Task losses (E,) and outputs (E, Q, ...) at θ_S, from one forward pass where one will do."""
         shared, final = trajectory.shared, trajectory.parameters[-1]
         if not (self.first_order and self.regularised):
-            losses, outputs = over_environments(self._loss_and_outputs, final, shared, x, y)
+            losses, outputs = over_environments(self.loss_and_outputs, final, shared, x, y)
             return losses, outputs
         constant = self.detach == "target" or not self.phase_weight
-        losses, outputs = over_environments(self._loss_and_outputs, self._first_order_end(trajectory), shared, x, y)
+        losses, outputs = over_environments(self.loss_and_outputs, self._first_order_end(trajectory), shared, x, y)
         return losses, outputs if constant else over_environments(self.predict, final, shared, x)
-
-    def _loss_and_outputs(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = self.predict(parameters, x)
-        overridden = type(self).loss is not EnvironmentModule.loss
-        return self.loss(parameters, x, y) if overridden else self.criterion(outputs, y), outputs
 
     def _first_order_end(self, trajectory: Trajectory) -> Parameters:
         """θ_S again, as a function of θ_0 and the rates for constant gradients."""
-        theta, rates = trajectory.parameters[0], self.inner_rates()
+        theta, rates = trajectory.parameters[0], self.inner_rates(self.adapted)
         for gradient in trajectory.gradients:
             theta = {
                 name: stepped(value, gradient[name].detach(), rate_of(rates, name)) for name, value in theta.items()
             }
         return theta
 
-    def _checked_batches(self, batch: EnvironmentBatch) -> list[Environments]:
-        fresh = not self._checked
-        batches = super()._checked_batches(batch)
-        y = batches[0].support[1]
-        if fresh and self.phase_weight and self.divergence != "gaussian" and not _describes_classes(y):
+    def _try_out(self, batches: Sequence[Environments]) -> None:
+        super()._try_out(batches)
+        if self.phase_weight and self.divergence != "gaussian" and not _describes_classes(batches[0].support[1]):
             raise ValueError(
                 f"divergence={self.divergence!r} compares class probabilities, but the targets are neither class "
                 "labels (integers) nor probabilities of classes: this is a regression. Choose divergence='gaussian', "
                 "or phase_weight=0."
             )
-        return batches
-
-    # -- logging ------------------------------------------------------------------------------------------------
-
-    def training_step(self, batch: EnvironmentBatch, batch_idx: int) -> Tensor:
-        """Logs ``train/loss`` and its terms."""
-        self.pieces(self._checked_batches(batch))  # runs the objective once, the first time, to see what it stores
-        with self._noted() as noted:
-            loss = super().training_step(batch, batch_idx)
-        for name in noted[0]:
-            values = torch.cat([terms[name] for terms in noted])
-            self.log(f"train/{name}_loss", values.mean(), batch_size=len(values))
-        return loss
-
-    @contextmanager
-    def _noted(self) -> Iterator[list[dict[str, Tensor]]]:
-        """The terms of every objective that is computed meanwhile."""
-        noted: list[dict[str, Tensor]] = []
-        self._terms = noted
-        try:
-            yield noted
-        finally:
-            self._terms = None
 
 
 def _describes_classes(y: Tensor) -> bool:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from lightning_gp import checks
 from lightning_gp.environments import Environments, examples_of
-from lightning_gp.functional.adaptation import Trajectory, adapt, over_environments
+from lightning_gp.functional.adaptation import Trajectory, over_environments
 from lightning_gp.functional.linearity import output_divergence, stretched
 from lightning_gp.modules.collapse import output_variance, prototype_accuracy
 from lightning_gp.modules.inner_rates import InnerLR
 from lightning_gp.modules.lil import REGRESSION, REGRESSION_MODULES
 from lightning_gp.modules.maml import MAML
+from lightning_gp.modules.statistics import EpisodeMean
 from lightning_gp.types import Parameters
 
 
@@ -82,16 +86,11 @@ class LILPretraining(MAML):
         **kwargs: Any,
     ) -> None:
         super().__init__(network, inner_lr, inner_steps, first_order, **kwargs)
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum={momentum} must be between 0 and 1; 0.999 is usual.")
-        if not weight > 0:
-            raise ValueError(f"weight={weight} must be above 0; the phase loss is all there is to minimise.")
-        if predictor_hidden < 0 or not collapse_variance >= 0:
-            raise ValueError(
-                f"predictor_hidden={predictor_hidden} and collapse_variance={collapse_variance} must not be negative."
-            )
-        if on_collapse not in ("warn", "error"):
-            raise ValueError(f"on_collapse={on_collapse!r} is unknown; use 'warn' or 'error'.")
+        checks.number(minimum=0, maximum=1, momentum=momentum)
+        checks.number(above=0, weight=weight)
+        checks.number(minimum=0, collapse_variance=collapse_variance)
+        checks.whole(0, predictor_hidden=predictor_hidden)
+        checks.choice(("warn", "error"), on_collapse=on_collapse)
         if self.inner_rates.learned:
             raise ValueError(
                 "learn_inner_lr=True has no effect on the phase loss; learn the rates with MAML afterwards."
@@ -110,21 +109,18 @@ class LILPretraining(MAML):
 
     # -- the loss -----------------------------------------------------------------------------------------------
 
-    def environment_objectives(self, parameters: Parameters, environments: Environments) -> Tensor:
-        """``weight`` times the phase loss of each environment, (E,); of the query set only the inputs count."""
+    def term_weights(self) -> dict[str, float]:
+        """``weight`` on the phase loss."""
+        return {"phase_loss": self.weight}
+
+    def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
+        """The phase loss of each environment, (E,); of the query set only the inputs count."""
         x = examples_of(environments, "query")[0]
         path, target = self._teach(environments, x)
-        student = adapt(
-            self.loss,
-            parameters,
-            environments.support,
-            self.inner_rates(),
-            first_order=self.first_order,
-            adapted=self.adapted,
-        )
+        student = replace(self.inner_loop(), steps=1, optimizer=None).adapt(parameters, environments.support)
         one_step = stretched(student.parameters[0], student.parameters[1], path.path_length)
         guess: Tensor = over_environments(self._predicted, one_step, student.shared, x)
-        return self.weight * output_divergence(target, guess)
+        return {"phase_loss": output_divergence(target, guess)}
 
     def _teach(self, environments: Environments, x: Tensor) -> tuple[Trajectory, Tensor]:
         """The teacher's inner loop and its logits on x, (E, Q, C); constants."""
@@ -137,6 +133,10 @@ class LILPretraining(MAML):
     def _predicted(self, parameters: Parameters, x: Tensor) -> Tensor:
         logits: Tensor = self.predictor(self.predict(parameters, x))
         return logits
+
+    def _try_out(self, batches: Sequence[Environments]) -> None:
+        # Labels of the query set are not looked at in training, not even by the trial run.
+        super()._try_out([each._replace(query=None) for each in batches] if self.training else batches)
 
     # -- the teacher --------------------------------------------------------------------------------------------
 
@@ -171,10 +171,10 @@ class LILPretraining(MAML):
     def on_validation_epoch_end(self) -> None:
         """Logs the means over episodes, and says so if the network has collapsed."""
         super().on_validation_epoch_end()
-        if self.trainer.sanity_checking or "teacher_variance" not in self.statistics:
+        if self.trainer.sanity_checking or "0/teacher_variance" not in self.statistics:
             return
-        variance = float(self._statistic("teacher_variance", self.device).compute()[0])
-        accuracy, half_width = map(float, self._statistic("probe_accuracy", self.device).compute())
+        names = ("teacher_variance", "probe_accuracy", "probe_accuracy_ci95")
+        variance, accuracy, half_width = map(self._computed, names)
         works = accuracy - half_width > 1 / self.classes
         if variance < self.collapse_variance or (self._probe_worked and not works):
             self._collapsed(
@@ -184,6 +184,11 @@ class LILPretraining(MAML):
                 "momentum closer to 1, or a predictor (predictor_hidden > 0)."
             )
         self._probe_worked = self._probe_worked or works
+
+    def _computed(self, name: str) -> float:
+        statistic = self.statistics[f"0/{name}"]
+        assert isinstance(statistic, EpisodeMean)
+        return float(statistic.compute())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps whether the probe was ever above chance, so that a resumed run notices a collapse as well."""

@@ -8,22 +8,26 @@ gradient-based multi-environment learning from gradient norm regularization pers
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of, examples_of
-from lightning_gp.functional.adaptation import Trajectory, adapt, over_environments
-from lightning_gp.functional.meta_gradient import meta_gradient
-from lightning_gp.functional.precomputed import accumulated
+from lightning_gp import checks
+from lightning_gp.contracts import CurvatureKind, Rate
+from lightning_gp.environments import Environments, examples_of
+from lightning_gp.functional.adaptation import Trajectory, over_environments
+from lightning_gp.functional.inner_loop import InnerLoop
+from lightning_gp.functional.kernels import plain_kernels
+from lightning_gp.functional.meta_gradient import MetaGradient, meta_gradient
+from lightning_gp.functional.precomputed import Evaluated, Evaluation
 from lightning_gp.modules.base import EnvironmentModule
-from lightning_gp.modules.checks import check_steps
 from lightning_gp.modules.inner_rates import Granularity, InnerLR, InnerRates
 from lightning_gp.networks.parts import select_parameters
-from lightning_gp.types import InnerOptimizer, Loss, ParameterChoice, Parameters
+from lightning_gp.types import Examples, InnerOptimizer, Loss, ParameterChoice, Parameters, Rates
 
 
 class MAML(EnvironmentModule):
@@ -76,8 +80,9 @@ class MAML(EnvironmentModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
-        check_steps("inner_steps", inner_steps)
-        check_steps("eval_inner_steps", inner_steps if eval_inner_steps is None else eval_inner_steps)
+        none = "use ERM to train without an inner loop"
+        checks.whole(1, hint=none, inner_steps=inner_steps)
+        checks.optional_whole(1, hint=none, eval_inner_steps=eval_inner_steps)
         self.save_hyperparameters(
             ignore=["network", "criterion", "optimizer", "lr_scheduler", "inner_optimizer"]
             + (["adapt"] if callable(adapt) else [])
@@ -85,7 +90,7 @@ class MAML(EnvironmentModule):
         self.inner_steps = inner_steps
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
         self.first_order = first_order
-        self.adapted = select_parameters(network, adapt)
+        self.adapt = adapt
         own = {name: network.get_parameter(name).detach() for name in self.adapted}
         self.inner_rates = InnerRates(inner_lr, own, learn_inner_lr, inner_lr_per)
         self.inner_optimizer = inner_optimizer
@@ -96,30 +101,66 @@ class MAML(EnvironmentModule):
         self._meta_gradient = torch.compile(meta_gradient, dynamic=False) if compile else meta_gradient
 
     @property
+    def learns_rates(self) -> bool:
+        """Whether the outer optimizer trains the inner rates."""
+        return self.inner_rates.learned
+
+    @property
+    def redraws(self) -> bool:  # type: ignore[override]
+        """Whether inner steps are computed again, so that the loss must not be random."""
+        return self.recompute
+
+    @property
     def second_order(self) -> bool:
         """Whether training differentiates the inner gradients."""
         return not self.first_order
 
-    def adaptation(self, loss: Loss, parameters: Parameters, environments: Environments, **options: Any) -> Trajectory:
-        """The inner loop of this module on the support sets; ``options`` as for ``functional.adapt``."""
-        options = {"steps": self.inner_steps, "first_order": self.first_order, **options}
-        return adapt(
-            loss,
-            parameters,
-            environments.support,
-            self.inner_rates(),
-            adapted=self.adapted,
-            inner_optimizer=self.inner_optimizer,
-            **options,
-        )
+    @property
+    def adapted(self) -> list[str]:
+        """Names of the parameters that the inner loop updates: those that ``adapt`` picks and that are not frozen."""
+        return select_parameters(self.network, self.adapt)
 
-    def environment_objectives(self, parameters: Parameters, environments: Environments) -> Tensor:
+    def inner_loop(self) -> InnerLoop:
+        """The inner loop of this module: what both ways to differentiate it, the callbacks and the maps take."""
+        adapted = self.adapted
+        rates = self.inner_rates(adapted)
+        return InnerLoop(self.loss, rates, self.inner_steps, adapted, self.first_order, self.inner_optimizer)
+
+    def rate(self) -> Rate:
+        """The inner rate of all adapted parameters.
+
+        Raises:
+            ValueError: if an ``inner_optimizer`` takes its place.
+        """
+        if self.inner_optimizer is not None:
+            raise ValueError(
+                f"{type(self).__name__} adapts with an inner_optimizer, which ignores inner_lr; remove it, or tune the "
+                "optimizer's own settings by hand."
+            )
+        rates = self.inner_rates
+        kind: CurvatureKind = "fomaml" if self.first_order else "maml"
+        return Rate("inner_lr", "inner rate α", rates.numbers, rates.fill, kind, self.inner_steps)
+
+    def adaptation(self, loss: Loss, parameters: Parameters, environments: Environments, **options: Any) -> Trajectory:
+        """Runs the inner loop on the support sets.
+
+        Args:
+            loss: of one environment, in place of the module's.
+            parameters: θ_0, (*shape).
+            environments: of which the support sets are used.
+            **options: ``create_graph``, ``final_gradient`` of ``InnerLoop.adapt``; others replace fields of the loop,
+                such as ``steps`` and ``first_order``.
+        """
+        kept = {name: options.pop(name) for name in ("create_graph", "final_gradient") if name in options}
+        return replace(self.inner_loop(), loss=loss, **options).adapt(parameters, environments.support, **kept)
+
+    def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
         """L_τ^te(θ_S) of each environment, (E,)."""
         trajectory = self.adaptation(self.loss, parameters, environments)
         losses: Tensor = over_environments(
             self.loss, trajectory.parameters[-1], trajectory.shared, *examples_of(environments, "query")
         )
-        return losses
+        return {"loss": losses}
 
     def evaluate(self, environments: Environments) -> dict[str, Tensor]:
         """Query loss and accuracy of each environment before adaptation and after each inner step."""
@@ -136,46 +177,65 @@ class MAML(EnvironmentModule):
                 values.update({f"{name}_step_{step}": value for name, value in measured.items()})
         return {**values, **measured}
 
+    def predictions(self, support: Examples, x: Tensor) -> Tensor:
+        """The outputs on x after ``eval_inner_steps`` inner steps on ``support``; see ``EnvironmentModule``."""
+        with torch.inference_mode(False), torch.enable_grad(), plain_kernels():
+            tasks = Environments((support[0].clone(), support[1].clone()))
+            parameters = self.network_parameters()
+            end = self.adaptation(self.loss, parameters, tasks, steps=self.eval_inner_steps, create_graph=False)
+            with torch.no_grad():
+                outputs: Tensor = over_environments(self.predict, end.parameters[-1], end.shared, x.clone())
+        return outputs
+
     # -- the explicit meta-gradient -----------------------------------------------------------------------------
 
-    def training_loss(self, batch: EnvironmentBatch) -> Tensor:
-        """The mean adapted query loss; with ``recompute`` or ``compile`` through the written-out gradient."""
+    def explicit(self, total: int) -> Evaluation[Environments] | None:
+        """The written-out gradient, with ``recompute`` or ``compile``."""
         if not (self.recompute or self.compile_step):
-            return super().training_loss(batch)
-        batches = as_batches(batch)
-        total = sum(count_of(environments) for environments in batches)
-        inputs = self.trained_parameters()
+            return None
 
-        def value_and_gradients(environments: Environments) -> tuple[Tensor, list[Tensor]]:
-            value, gradients = self._explicit(environments, 1 / total)
-            return value, [gradients[id(tensor)] for tensor in inputs]
+        def evaluated(environments: Environments) -> Evaluated:
+            parameters, rates = self.network_parameters(), self.inner_rates(self.adapted)
+            result = self.meta_gradient(parameters, environments, weight=1 / total)
+            gradients = {id(tensor): result.parameters[name] for name, tensor in parameters.items()}
+            for name, gradient in result.rates.items():
+                rate = rates[name]
+                assert isinstance(rate, Tensor)
+                gradient = gradient.sum_to_size(rate.shape)
+                gradients[id(rate)] = gradients[id(rate)] + gradient if id(rate) in gradients else gradient
+            known = [gradients.get(id(each), torch.zeros_like(each)) for each in self.trained_parameters()]
+            return Evaluated(result.losses.sum() / total, known, {"loss": result.losses.sum() / total})
 
-        return accumulated(value_and_gradients, self.pieces(batches), inputs)
+        return evaluated
 
-    def _explicit(self, environments: Environments, weight: float) -> tuple[Tensor, dict[int, Tensor]]:
-        """``weight`` times the sum of the objectives, and its gradient by every trained tensor, keyed by id."""
-        parameters, rates = self.network_parameters(), self.inner_rates()
+    def meta_gradient(
+        self,
+        parameters: Parameters,
+        environments: Environments,
+        rates: Rates | None = None,
+        function: Callable[..., MetaGradient] | None = None,
+        **options: Any,
+    ) -> MetaGradient:
+        """The gradient of the query losses at θ_S, written out; see ``functional.meta_gradient``.
+
+        Args:
+            parameters: θ_0, (*shape).
+            environments: with a query set, or without.
+            rates: in place of the module's.
+            function: what to run, in place of ``functional.meta_gradient`` (compiled, with ``compile=True``).
+            **options: of ``functional.meta_gradient``.
+        """
+        loop = self.inner_loop()
         with self._naming_compilation():
-            result = self._meta_gradient(
-                self.loss,
+            return (loop if rates is None else replace(loop, rates=rates)).meta_gradient(
                 parameters,
                 environments.support,
                 examples_of(environments, "query"),
-                rates,
-                self.inner_steps,
-                weight=weight,
-                first_order=self.first_order,
-                adapted=self.adapted,
-                rate_gradients=self.inner_rates.learned,
+                function=function or self._meta_gradient,
+                rate_gradients=self.learns_rates and rates is None,
                 traceable=self.compile_step,
+                **options,
             )
-        gradients = {id(tensor): result.parameters[name] for name, tensor in parameters.items()}
-        for name, gradient in result.rates.items():
-            rate = rates[name]
-            assert isinstance(rate, Tensor)
-            gradient = gradient.sum_to_size(rate.shape)
-            gradients[id(rate)] = gradients[id(rate)] + gradient if id(rate) in gradients else gradient
-        return weight * result.losses.sum(), gradients
 
     @contextmanager
     def _naming_compilation(self) -> Iterator[None]:
@@ -190,26 +250,18 @@ class MAML(EnvironmentModule):
             ) from error
 
     def _check_explicit(self) -> None:
-        if type(self).environment_objectives is not MAML.environment_objectives:
-            raise ValueError(
-                f"{type(self).__name__} overrides environment_objectives, whose gradient recompute=True and "
-                "compile=True do not know; leave both False."
-            )
-        dropout = [name for name, layer in self.network.named_modules() if getattr(layer, "p", 0) and _drops(layer)]
-        if self.recompute and dropout:
-            raise ValueError(
-                f"recompute=True runs each inner step again, and {', '.join(dropout)} would drop other units the "
-                "second time: the gradient would be wrong. Leave recompute False, or set the dropout probability to 0."
-            )
+        for name in ("environment_objectives", "environment_terms", "adaptation"):
+            own = next(kind for kind in type(self).__mro__ if name in vars(kind))
+            if own not in (MAML, EnvironmentModule):
+                raise ValueError(
+                    f"{type(self).__name__} overrides {name}, whose gradient recompute=True and compile=True do not "
+                    "know; leave both False, or override inner_loop(), which changes every way to differentiate it."
+                )
         if self.inner_optimizer is not None:
             raise ValueError(
                 "recompute=True and compile=True write out the gradient of plain gradient descent; leave both False "
                 "together with inner_optimizer."
             )
-
-
-def _drops(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.modules.dropout._DropoutNd)
 
 
 class FOMAML(MAML):

@@ -1,4 +1,4 @@
-"""Mean and confidence interval over episodes."""
+"""Means over episodes and over examples; sums are float64 and added over processes: any split gives the same."""
 
 from __future__ import annotations
 
@@ -9,31 +9,62 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
-class EpisodeStatistics(Metric):
-    """Mean of a number over episodes, and the half-width of its 95 % confidence interval, 1.96 · s / √n.
-
-    Sums are kept in float64 and added over processes, so any split of the episodes gives the same numbers.
-    """
+class _Sums(Metric):
+    """Sums that are kept in float64 and added over processes."""
 
     full_state_update = False
+    names: tuple[str, ...] = ("count", "total")
     count: Tensor
     total: Tensor
-    squares: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        for name in ("count", "total", "squares"):
+        for name in self.names:
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+
+class EpisodeMean(_Sums):
+    """Mean of a number over episodes."""
 
     def update(self, values: Tensor) -> None:
         """Adds the values of some episodes, (E,)."""
-        values = values.detach().to(self.total.dtype)
         self.count += values.numel()
-        self.total += values.sum()
-        self.squares += values.square().sum()
+        self.total += values.detach().to(self.total.dtype).sum()
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """The mean and the half-width; the latter is NaN for a single episode."""
+    def compute(self) -> Tensor:
+        """The mean, ()."""
+        mean: Tensor = self.total / self.count
+        return mean
+
+
+class EpisodeInterval(EpisodeMean):
+    """Half-width of the 95 % confidence interval of a mean over episodes, 1.96 · s / √n; NaN for a single one."""
+
+    names = ("count", "total", "squares")
+    squares: Tensor
+
+    def update(self, values: Tensor) -> None:
+        """Adds the values of some episodes, (E,)."""
+        super().update(values)
+        self.squares += values.detach().to(self.squares.dtype).square().sum()
+
+    def compute(self) -> Tensor:
+        """The half-width, ()."""
         mean = self.total / self.count
         variance = (self.squares - self.count * mean.square()).clamp(min=0) / (self.count - 1)
-        return mean, 1.96 * (variance / self.count).sqrt()
+        half_width: Tensor = 1.96 * (variance / self.count).sqrt()
+        return half_width
+
+
+class ExampleMean(_Sums):
+    """Mean over examples of a number that is known batch by batch."""
+
+    def update(self, mean: Tensor, examples: int) -> None:
+        """Adds the mean over some ``examples``."""
+        self.total += mean.detach().sum().to(self.total.dtype) * examples
+        self.count += examples
+
+    def compute(self) -> Tensor:
+        """The mean over all of them."""
+        mean: Tensor = self.total / self.count
+        return mean

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_gp import __version__
 from lightning_gp.environments import Environments
-from lightning_gp.trainability.objective import rate_name
+from lightning_gp.trainability.objective import rate_of
 
 # Where the data lie and how they are loaded does not change what they are.
 _NOT_DATA = ("root", "data_dir", "cache_dir", "download", "num_workers")
@@ -48,7 +48,7 @@ def describe_objective(objective: Any) -> dict[str, Any]:
     arguments = {name: value for name, value in dict(objective.hparams).items() if name not in _ANY_RATE}
     return {
         "class": type(objective).__name__,
-        "rate": rate_name(objective),
+        "rate": rate_of(objective).name,
         "arguments": plain(arguments),
         "network": plain(objective.network),
         "criterion": plain(objective.criterion),

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lightning_gp.trainability.objective import check_objective, set_rate, value_and_gradients
+from lightning_gp.trainability.objective import rate_of, value_and_gradients
 from lightning_gp.trainability.stream import BatchStream
 
 OptimizerName = Literal["sgd", "adam"]
@@ -64,7 +64,7 @@ class CellTrainer:
         trained: the parameters at the end of the last call that did not diverge.
 
     Raises:
-        TypeError, ValueError: see ``check_objective``; if ``optimizer`` is unknown or ``divergence`` ≤ 1.
+        TypeError, ValueError: see ``rate_of``; if ``optimizer`` is unknown or ``divergence`` ≤ 1.
         RuntimeError: when called, if the objective is no function of parameters, batch and α (``recording``).
 
     Example:
@@ -84,7 +84,7 @@ class CellTrainer:
         divergence: float = 1e4,
         seed: int = 0,
     ) -> None:
-        check_objective(objective)
+        self.rate = rate_of(objective)
         if not divergence > 1:
             raise ValueError(f"divergence={divergence} must be above 1: it bounds the loss relative to the first one.")
         self.objective = objective.to(stream.device).train()
@@ -148,7 +148,7 @@ class CellTrainer:
     def _start(self, inner_lr: float) -> None:
         torch.manual_seed(self.seed)
         self._restore()
-        set_rate(self.objective, inner_lr)
+        self.rate.set(inner_lr)
 
     def _restore(self) -> None:
         with torch.no_grad():

@@ -20,7 +20,7 @@ from lightning_gp.allocator import keep_freed_memory
 from lightning_gp.trainability.describe import describe_data, describe_objective, describe_seed, plain, versions
 from lightning_gp.trainability.engine import CellTrainer, Outcome, OuterOptimizer
 from lightning_gp.trainability.grid import check_rates
-from lightning_gp.trainability.objective import check_objective
+from lightning_gp.trainability.objective import rate_of
 from lightning_gp.trainability.result import TrainabilityResult
 from lightning_gp.trainability.storage import FORMAT, SHARD, Cell, Header, Journal, cells_of
 from lightning_gp.trainability.stream import BatchStream, Data
@@ -79,7 +79,7 @@ class TrainabilityMap:
         if not seeds or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds={list(seeds)} must be at least one, without repeats.")
         if isinstance(objective, nn.Module):
-            check_objective(objective)
+            rate_of(objective)
             if len(seeds) > 1:
                 raise ValueError(
                     f"seeds={list(seeds)}: a module has the initial weights of one seed. Pass a function of the seed "

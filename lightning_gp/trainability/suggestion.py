@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from lightning_gp.trainability.objective import set_rate
+from lightning_gp.trainability.objective import rate_of
 from lightning_gp.trainability.plot import canvas
 from lightning_gp.trainability.probing import ProbeRun, with_rate
 
@@ -71,7 +71,7 @@ class Suggestion:
                 f"{type(module).__name__} has a configure_optimizers of its own, which decides the outer rate: set "
                 f"{self.outer_lr:.4g} there, and inner_lr={self.inner_lr:.4g} where the module is built."
             )
-        set_rate(module, self.inner_lr)
+        rate_of(module).set(self.inner_lr)
         if "inner_lr" in getattr(module, "hparams", {}):
             module.hparams["inner_lr"] = self.inner_lr
         module.optimizer = partial(_built_with_rate, module.optimizer, self.outer_lr)

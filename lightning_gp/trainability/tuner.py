@@ -19,7 +19,7 @@ from lightning_gp.environments import Environments, chunks_of
 from lightning_gp.functional.curvature import hessian_eigenvalues
 from lightning_gp.theory.learning_rates import Kind, critical_inner_lr, critical_outer_lr
 from lightning_gp.theory.optimal_adaptation import network_adaptation_lr
-from lightning_gp.trainability.objective import check_objective
+from lightning_gp.trainability.objective import rate_of
 from lightning_gp.trainability.probing import Prober, around, best_run, only_optimizer, outer_rate, search
 from lightning_gp.trainability.stream import BatchStream, Data
 from lightning_gp.trainability.suggestion import Suggestion
@@ -173,12 +173,7 @@ def check_tunable(module: Any) -> tuple[float, float]:
             "subclasses. A penalty's weight is no rate that should be as large as training allows; choose it on "
             "validation environments."
         )
-    check_objective(module)
-    if getattr(module, "inner_optimizer", None) is not None:
-        raise ValueError(
-            f"{type(module).__name__} adapts with an inner_optimizer, which ignores inner_lr; remove it, or tune the "
-            "optimizer's own settings by hand."
-        )
+    rate_of(module)
     rates = set(module.inner_rates.initial.values())
     if len(rates) > 1:
         raise ValueError(

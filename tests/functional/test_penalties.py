@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_gp.functional.penalties import gradient_penalty, irmv1_penalty, scale_gradient, sum_over_processes
+from lightning_gp.functional.penalties import gradient_penalty, irmv1_penalty, scale_gradient
+from lightning_gp.functional.processes import sum_over_processes
 
 EXAMPLES = 7
 

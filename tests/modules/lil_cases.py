@@ -15,4 +15,4 @@ def gradient(module, environments) -> torch.Tensor:
 
 def terms_of(module, environments) -> torch.Tensor:
     terms = module.environment_terms(module.network_parameters(), environments)
-    return torch.stack([terms[name].mean() for name in ("task", "phase", "amplitude")]).detach()
+    return torch.stack([terms[name].mean() for name in ("task_loss", "phase_loss", "amplitude_loss")]).detach()

@@ -14,7 +14,7 @@ from lightning_gp import ANIL, BOIL, ERM, FOMAML, MAML, EnvironmentModule
 from lightning_gp._lightning import pl
 from lightning_gp.datamodules import SinusoidDataModule
 from lightning_gp.environments import Environments
-from lightning_gp.modules.statistics import EpisodeStatistics
+from lightning_gp.modules.statistics import EpisodeInterval, EpisodeMean
 from lightning_gp.networks import SinusoidMLP
 from tests.cases import flat, images, regression
 
@@ -208,14 +208,16 @@ def test_bf16_mixed_trains():
 
 def test_statistics_do_not_depend_on_how_episodes_are_batched():
     values = torch.rand(20)
-    whole, parts = EpisodeStatistics(), EpisodeStatistics()
-    whole.update(values)
-    for piece in values.split([3, 7, 1, 9]):
-        parts.update(piece)
-    torch.testing.assert_close(whole.compute(), parts.compute())
-    mean, half_width = whole.compute()
-    assert mean.item() == pytest.approx(values.mean().item())
-    assert half_width.item() == pytest.approx(1.96 * values.std().item() / math.sqrt(20), rel=1e-5)
+    for kind, wanted in (
+        (EpisodeMean, values.mean().item()),
+        (EpisodeInterval, 1.96 * values.std().item() / math.sqrt(20)),
+    ):
+        whole, parts = kind(), kind()
+        whole.update(values)
+        for piece in values.split([3, 7, 1, 9]):
+            parts.update(piece)
+        torch.testing.assert_close(whole.compute(), parts.compute())
+        assert whole.compute().item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_modules_can_be_copied():

@@ -27,7 +27,10 @@ def test_the_memory_budget_bounds_the_chunk(monkeypatch):
     problem = regression(count=50)
     module = MAML(problem.network, criterion=problem.criterion)
     module.pieces([problem.environments])
-    one = chunking.stored_bytes(lambda: module.training_loss(first(problem.environments)), torch.device("cpu"))
+    one = chunking.stored_bytes(
+        lambda: module.environment_objectives(module.network_parameters(), first(problem.environments)).sum(),
+        torch.device("cpu"),
+    )
     monkeypatch.setattr(chunking, "MEMORY_BUDGET", 7 * one)
     module._chunk_size = None
     assert chunk_of(module, problem.environments) == 7

@@ -120,10 +120,10 @@ def test_linear_loss_has_no_curvature():
 def rank_gradients(rank):
     x, y = batch(environments=2).support
     half, one = slice(3 * rank, 3 * rank + 3), slice(rank, rank + 1)
-    parts = {"examples": Environments((x[:, half], y[:, half])), "environments": Environments((x[one], y[one]))}
+    parts = {"shares": Environments((x[:, half], y[:, half])), "episodes": Environments((x[one], y[one]))}
     gradients = []
     for share, part in parts.items():
-        module = GradientPenalty(network(), 0.3, -1, criterion=F.mse_loss, devices_share=share)
+        module = GradientPenalty(network(), 0.3, -1, criterion=F.mse_loss, dealt=share)
         gradients.append(gradient(module, module.training_loss(part)).tolist())
     return gradients
 
@@ -164,5 +164,5 @@ def test_bad_arguments():
         GradientPenalty(network(), {"tail": 0.1})
     with pytest.raises(ValueError, match="disjoint"):
         GradientPenalty(network(), {"head": 0.1, "head.bias": 0.2})
-    with pytest.raises(ValueError, match="devices_share"):
-        GradientPenalty(network(), devices_share="rows")
+    with pytest.raises(ValueError, match="dealt"):
+        GradientPenalty(network(), dealt="rows")

@@ -138,16 +138,16 @@ def test_rex_is_the_variance_of_the_risks(batch, vectorize):
 def _rank_gradient(kind, share, rank):
     batch = stacked((8, 8))
     x, y = batch.support
-    if share == "examples":  # of unequal size: 3 and 5 of the 8 examples of both environments
+    if share == "shares":  # of unequal size: 3 and 5 of the 8 examples of both environments
         part = slice(0, 3) if rank == 0 else slice(3, 8)
         batch = Environments((x[:, part], y[:, part]))
     else:
         batch = Environments((x[rank : rank + 1], y[rank : rank + 1]))
-    module = kind(network(), penalty_weight=7.0, l2=0.01, criterion=BINARY, devices_share=share)
+    module = kind(network(), penalty_weight=7.0, l2=0.01, criterion=BINARY, dealt=share)
     return gradient(module, module.training_loss(batch)).tolist()
 
 
-CASES = [(kind, share) for kind in (IRMv1, REx) for share in ("examples", "environments")]
+CASES = [(kind, share) for kind in (IRMv1, REx) for share in ("shares", "episodes")]
 
 
 def rank_gradients(rank):
@@ -239,8 +239,8 @@ def test_bad_arguments():
         IRMv1(network(), anneal_steps=-2)
     with pytest.raises(ValueError, match=r"l2=-0\.5"):
         REx(network(), l2=-0.5)
-    with pytest.raises(ValueError, match="devices_share='rows'"):
-        IRMv1(network(), devices_share="rows")
+    with pytest.raises(ValueError, match="dealt='rows'"):
+        IRMv1(network(), dealt="rows")
 
     class Own(IRMv1):
         def loss(self, parameters, x, y):

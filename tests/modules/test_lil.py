@@ -185,8 +185,8 @@ def test_a_linear_model_is_straight_exactly():
     assert phase_consistency(trajectory).tolist() == [1.0, 1.0]
     assert amplitude_consistency(trajectory).tolist() == [1.0, 1.0]
     terms = module.environment_terms(module.network_parameters(), environments)
-    assert terms["phase"].tolist() == [0.0, 0.0]
-    assert terms["amplitude"].tolist() == [3.75, 3.75]
+    assert terms["phase_loss"].tolist() == [0.0, 0.0]
+    assert terms["amplitude_loss"].tolist() == [3.75, 3.75]
 
 
 @pytest.mark.parametrize("options", [{}, {"first_order": True}, {"divergence": "reverse_kl"}, {"detach": "target"}])
@@ -199,6 +199,6 @@ def test_a_zero_first_gradient_is_no_penalty_and_no_nan(options):
     environments = Environments((x, y), (query, torch.zeros(3, 5, dtype=torch.long)))
     module = LIL(network, 0.5, 3, phase_weight=1.0, amplitude_weight=1.0, **options)
     terms = module.environment_terms(module.network_parameters(), environments)
-    assert terms["phase"].tolist() == terms["amplitude"].tolist() == [0.0, 0.0, 0.0]
+    assert terms["phase_loss"].tolist() == terms["amplitude_loss"].tolist() == [0.0, 0.0, 0.0]
     plain = MAML(copy.deepcopy(network), 0.5, 3, **{k: v for k, v in options.items() if k == "first_order"})
     torch.testing.assert_close(gradient(module, environments), gradient(plain, environments), rtol=0, atol=1e-15)

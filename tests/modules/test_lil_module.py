@@ -48,7 +48,7 @@ def test_the_terms_are_logged(form):
     setting = images()
     module = LIL(setting.fresh(), 0.1, 3, vectorize=form, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
     trainer = fit(module, setting.environments)
-    found = [float(trainer.callback_metrics[f"train/{name}_loss"]) for name in ("task", "phase", "amplitude")]
+    found = [float(trainer.callback_metrics[f"train/{name}"]) for name in ("task_loss", "phase_loss", "amplitude_loss")]
     assert found == pytest.approx(terms_of(module, setting.environments).tolist(), rel=1e-6)
     assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(
         found[0] + 0.1 * found[1] + 0.01 * found[2], rel=1e-6
@@ -84,15 +84,15 @@ def test_default_weights(options, weight):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"phase_weight": -0.1}, "phase_weight=-0.1 must be a number of at least 0"),
+        ({"phase_weight": -0.1}, "phase_weight=-0.1 must be a finite number of at least 0"),
         ({"amplitude_weight": -1.0}, "amplitude_weight=-1.0 must be"),
         ({"amplitude_weight": float("nan")}, "amplitude_weight=nan must be"),
         ({"detach": "both"}, "detach='both' is unknown; use one of 'none', 'target', 'approximation'"),
         ({"divergence": "mse"}, "divergence='mse' is unknown; use one of 'kl', 'reverse_kl', 'gaussian'"),
         ({"criterion": F.mse_loss}, "criterion mse_loss is one of regression.*Choose divergence='gaussian'"),
         ({"criterion": nn.MSELoss()}, "criterion MSELoss is one of regression"),
-        ({"recompute": True}, "LIL overrides environment_objectives"),
-        ({"compile": True}, "LIL overrides environment_objectives"),
+        ({"recompute": True}, "LIL overrides environment_terms"),
+        ({"compile": True}, "LIL overrides environment_terms"),
         ({"first_order": True, "inner_optimizer": torch.optim.Adam}, "first_order=True with an inner_optimizer"),
         ({"adapt": "tail"}, "adapt='tail' picks none"),
     ],

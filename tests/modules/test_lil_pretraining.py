@@ -237,7 +237,7 @@ def test_a_probe_that_falls_to_chance_is_a_collapse_also_after_resuming():
         ({"on_collapse": "stop"}, "on_collapse='stop'"),
         ({"learn_inner_lr": True}, "learn_inner_lr=True"),
         ({"inner_steps": 0}, "inner_steps=0"),
-        ({"recompute": True}, "overrides environment_objectives"),
+        ({"recompute": True}, "overrides environment_terms"),
         ({"criterion": F.mse_loss}, "criterion"),
     ],
 )

@@ -27,7 +27,7 @@ SECOND_ORDER = {
     "LIL": lambda: LIL(SinusoidMLP([8]), divergence="gaussian", inner_lr=0.01, **REGRESSION),
     "LIL, first order": lambda: LIL(SinusoidMLP([8]), 0.01, first_order=True, divergence="gaussian", **REGRESSION),
     "LILPretraining": lambda: LILPretraining(Conv4(3, channels=2, image_size=16)),
-    "GradientPenalty": lambda: GradientPenalty(SinusoidMLP([8]), devices_share="environments", **REGRESSION),
+    "GradientPenalty": lambda: GradientPenalty(SinusoidMLP([8]), **REGRESSION),
 }
 FIRST_ORDER = {
     "FOMAML": lambda: FOMAML(SinusoidMLP([8]), **REGRESSION),
@@ -101,7 +101,7 @@ class _Strategy:
 def trainer_of(module, strategy="SingleDeviceStrategy", precision="32-true"):
     """What the checks see of a Trainer; the real ones need packages and GPUs that a test machine lacks."""
     kind = type(strategy, (_Strategy,), {})
-    module._trainer = type("T", (), {"strategy": kind(), "precision": precision, "world_size": 2})()
+    module._trainer = type("T", (), {"strategy": kind(), "precision": precision, "world_size": 2, "datamodule": None})()
     return module
 
 
@@ -111,7 +111,7 @@ def test_sharding_is_refused_with_second_order(name, strategy):
     module = trainer_of(SECOND_ORDER[name](), strategy)
     assert module.second_order
     with pytest.raises(ValueError, match=f"{strategy} shards parameters.*broken.*'ddp'.*first-order"):
-        check_trainer(module, module.second_order)
+        check_trainer(module, module._trainer, None)
 
 
 @pytest.mark.parametrize("name", SECOND_ORDER)
@@ -128,27 +128,27 @@ def test_sixteen_mixed_is_refused_with_second_order_before_training(name):
 def test_first_order_passes(name, options):
     module = trainer_of(FIRST_ORDER[name](), **options)
     assert not module.second_order
-    check_trainer(module, module.second_order)
+    check_trainer(module, module._trainer, None)
 
 
 def test_a_share_of_every_environment_is_refused_where_it_would_be_taken_for_a_whole_one():
     module = trainer_of(MAML(nn.Linear(3, 1), **REGRESSION))
     module._trainer.datamodule = hospitals(1)
     with pytest.raises(ValueError, match=r"ExampleEnvironments gives each of the 2 devices a share.*MAML.*one device"):
-        check_trainer(module, True)
-    check_trainer(trainer_of(ERM(nn.Linear(3, 1), **REGRESSION)), False)
+        check_trainer(module, module._trainer, module._trainer.datamodule)
+    check_trainer(ERM(nn.Linear(3, 1), **REGRESSION), module._trainer, module._trainer.datamodule)
 
 
 @pytest.mark.parametrize(
     ("share", "data", "message"),
     [
-        ("examples", lambda: episodes(1), "SinusoidDataModule.*whole environments.*devices_share='environments'"),
-        ("environments", lambda: hospitals(1), "ExampleEnvironments.*a share of every.*devices_share='examples'"),
+        ("shares", lambda: episodes(1), "dealt='shares', but SinusoidDataModule deals 'episodes'"),
+        ("episodes", lambda: hospitals(1), "dealt='episodes', but ExampleEnvironments deals 'shares'"),
     ],
 )
 @pytest.mark.parametrize("kind", [IRMv1, REx, GradientPenalty])
 def test_data_dealt_out_otherwise_than_the_module_believes_are_refused(kind, share, data, message, monkeypatch):
-    module = trainer_of(kind(nn.Linear(3, 1), devices_share=share, **REGRESSION))
+    module = trainer_of(kind(nn.Linear(3, 1), dealt=share, **REGRESSION))
     module._trainer.datamodule = data()
     monkeypatch.setattr("lightning_gp.modules.named.processes", lambda: 2)
     with pytest.raises(ValueError, match=message):
@@ -185,9 +185,9 @@ def test_what_compiles_trains_to_the_same_weights(build):
         (lambda: MAML(SinusoidMLP(), compile=True, inner_optimizer=torch.optim.Adam), "together with inner_optimizer"),
         (
             lambda: LIL(SinusoidMLP(), compile=True, divergence="gaussian", **REGRESSION),
-            "LIL overrides environment_obj",
+            "LIL overrides environment_terms",
         ),
-        (lambda: LILPretraining(Conv4(3), compile=True), "LILPretraining overrides environment_objectives"),
+        (lambda: LILPretraining(Conv4(3), compile=True), "LILPretraining overrides environment_terms"),
     ],
     ids=["inner_optimizer", "LIL", "LILPretraining"],
 )

@@ -98,7 +98,7 @@ ALGORITHMS = [
     Row("GradientPenalty", lambda: gp.GradientPenalty(net(), "a"), ValueError, "coefficient='a'", "a number"),
     Row("GradientPenalty", lambda: gp.GradientPenalty(net(), {"tail": 1.0}), ValueError, "group 'tail'", "Allowed"),
     Row("GradientPenalty", lambda: gp.GradientPenalty(net(), sign=0), ValueError, "sign=0", "must be +1"),
-    Row("GradientPenalty", lambda: gp.GradientPenalty(net(), devices_share="x"), ValueError, "'x'", "'environments'"),
+    Row("GradientPenalty", lambda: gp.GradientPenalty(net(), dealt="x"), ValueError, "'x'", "'episodes'"),
     Row("IRMv1", lambda: gp.IRMv1(linear(), penalty_weight=-1), ValueError, "penalty_weight=-1", "at least 0"),
     Row("IRMv1", lambda: gp.IRMv1(linear(), penalty_weight=NAN), ValueError, "penalty_weight=nan", "at least 0"),
     Row("IRMv1", lambda: gp.IRMv1(linear(), anneal_steps=-1), ValueError, "anneal_steps=-1", "at least 0"),

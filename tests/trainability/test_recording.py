@@ -9,7 +9,7 @@ from lightning_gp.environments import Environments
 from lightning_gp.modules import LIL, MAML, GradientPenalty, IRMv1
 from lightning_gp.networks import SinusoidMLP
 from lightning_gp.trainability import BatchStream, CellTrainer, recording
-from lightning_gp.trainability.objective import set_rate, value_and_gradients
+from lightning_gp.trainability.objective import value_and_gradients
 from lightning_gp.trainability.recording import recorded
 
 RECORD_AT = 3
@@ -59,7 +59,7 @@ def test_bitwise_the_same_at_all_rates_and_weights(build, draw):
     module = build().train()
     evaluate = value_and_gradients(module)
     for rate in (0.0, 0.03, 0.2):
-        set_rate(module, rate)
+        module.rate().set(rate)
         for call in range(RECORD_AT + 4):
             batch = draw(3, seed=call)
             loss, gradients = evaluate(batch)

@@ -1,0 +1,203 @@
+"""The trial run: what network and loss do with the first batch decides whether they can be trusted with the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, default_collate
+
+from lightning_gp._lightning import Trainer
+from lightning_gp.environments import Environments
+from lightning_gp.types import Criterion, Parameters
+
+
+class Trainable(Protocol):
+    """What the trial run needs of a module."""
+
+    network: nn.Module
+    criterion: Criterion
+
+    def network_parameters(self) -> Parameters: ...  # noqa: D102
+    def predict(self, parameters: Parameters, x: Tensor) -> Tensor: ...  # noqa: D102
+    def loss(self, parameters: Parameters, x: Tensor, y: Tensor) -> Tensor: ...  # noqa: D102
+
+
+def try_out(module: Trainable, environments: Environments, own_loss: bool, ways: int | None = None) -> bool:
+    """Computes the loss of one environment, without a trace, and refuses what could not be trained right.
+
+    Args:
+        module: as it is; its random numbers, buffers and gradients are what they were afterwards.
+        environments: a batch.
+        own_loss: whether the module's ``loss`` is its own, and not its criterion of the outputs.
+        ways: number of classes of the data module, if it says so.
+
+    Returns:
+        Whether the loss draws random numbers.
+
+    Raises:
+        TypeError: if the network gives no tensor.
+        ValueError: if the loss is no scalar, does not depend on the outputs, or the outputs do not fit the targets; if
+            a buffer of the network changes.
+    """
+    drew = False
+    parameters = {name: value.detach().requires_grad_() for name, value in module.network_parameters().items()}
+    for x, y in (split for split in environments if split is not None):
+        device = [x.device] if x.is_cuda else []
+        buffers = {name: buffer.clone() for name, buffer in module.network.named_buffers()}
+        with torch.random.fork_rng(devices=device), torch.inference_mode(False), torch.enable_grad():
+            try:
+                drew |= _check_loss(module, parameters, x[0].clone(), y[0].clone(), own_loss, ways)
+            finally:
+                changed = _put_back(module.network, buffers)
+        if changed:
+            raise ValueError(
+                f"{type(module.network).__name__} changes its buffers {', '.join(changed)} when it runs (running "
+                "statistics, power iterations, counters): shared by all environments, they would make every number "
+                "depend on the order of the inner loops. Take that layer out or freeze it (eval mode), or build "
+                "normalisation with track_running_stats=False."
+            )
+    return drew
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _put_back(network: nn.Module, buffers: dict[str, Tensor]) -> list[str]:
+    """Restores the buffers, and names those that had changed."""
+    changed = []
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            before = buffers.get(name)
+            if before is None or before.shape != buffer.shape or not torch.equal(before, buffer):
+                changed.append(name)
+                if before is not None and before.shape == buffer.shape:
+                    buffer.copy_(before)
+    return changed
+
+
+def _check_loss(
+    module: Trainable, parameters: Parameters, x: Tensor, y: Tensor, own_loss: bool, ways: int | None
+) -> bool:
+    before = _random_state(x.device)
+    outputs = module.predict(parameters, x)
+    if not own_loss:
+        check_classes(outputs, y, module.criterion, ways)
+    loss = module.loss(parameters, x, y)
+    drew = not all(map(torch.equal, before, _random_state(x.device)))
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(
+            f"The loss of one environment is {got}; it must be a scalar: take the mean over examples "
+            "(reduction='mean')."
+        )
+    if own_loss:
+        inputs = list(parameters.values())
+        constant = _constant(loss, inputs) and _constant(module.loss(_shaken(parameters), x, y), None)
+    else:
+        shaken = [outputs.detach(), outputs.detach() + torch.randn_like(outputs)]
+        leaves = [each.requires_grad_() for each in shaken]
+        constant = all(_constant(module.criterion(leaf, y), [leaf]) for leaf in leaves)
+    if constant:
+        raise ValueError(
+            "The loss does not depend on the network's outputs: its gradient is exactly 0, so nothing would train. The "
+            f"criterion {_name(module.criterion)} got outputs {tuple(outputs.shape)} and targets {tuple(y.shape)} of "
+            f"{y.dtype}. For regression give criterion=torch.nn.functional.mse_loss; for classes the network needs "
+            "one output per class."
+        )
+    return drew
+
+
+def _shaken(parameters: Parameters) -> Parameters:
+    return {
+        name: (value.detach() + 0.1 * torch.randn_like(value)).requires_grad_() for name, value in parameters.items()
+    }
+
+
+def _constant(loss: Tensor, inputs: list[Tensor] | None) -> bool:
+    """Whether the gradient is exactly 0; of a loss without a graph it is."""
+    if not loss.requires_grad:
+        return True
+    if inputs is None:
+        return False
+    gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+    return not any(bool((gradient != 0).any()) for gradient in gradients if gradient is not None)
+
+
+def check_classes(outputs: Tensor, targets: Tensor, criterion: Any, ways: int | None) -> None:
+    """Refuses a classifier whose number of outputs is not that of the classes.
+
+    Args:
+        outputs: of one environment, (K, C, ...).
+        targets: (K, ...).
+        criterion: the loss function; only the cross-entropy is judged.
+        ways: number of classes of the data module, or None.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    entropy = criterion is F.cross_entropy or isinstance(criterion, nn.CrossEntropyLoss)
+    if not entropy or targets.is_floating_point():
+        return
+    classes = outputs.shape[1] if outputs.ndim > 1 else 1
+    largest = int(targets.max())
+    if largest >= classes or (ways is not None and classes != ways):
+        wanted = f"{ways} ways" if ways is not None else f"labels up to {largest}"
+        raise ValueError(
+            f"The network has {classes} outputs but the data has {wanted}. Build the network with "
+            f"{ways if ways is not None else largest + 1} outputs (for example Conv4(ways=...)), or change the "
+            "data module's `ways`."
+        )
+
+
+def check_collation(module: Trainable, environments: Environments, loaders: Sequence[Any]) -> None:
+    """Refuses batches of environments that a DataLoader has put together once more, under one more axis.
+
+    A data set of whole batches needs ``DataLoader(..., batch_size=None)``; its default of 1 makes of E environments the
+    examples of a single one. It shows in that the network treats the axis behind that of the examples as examples, too.
+
+    Raises:
+        ValueError: naming the shape and the remedy.
+    """
+    x, y = environments.support
+    sizes = [
+        loader.batch_size
+        for loader in loaders
+        if isinstance(loader, DataLoader) and loader.batch_size is not None and loader.collate_fn is default_collate
+    ]
+    if not sizes or x.ndim < 4 or y.ndim < 3 or x.shape[2] != y.shape[2]:
+        return
+    with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        try:
+            parameters = module.network_parameters()
+            whole = module.predict(parameters, x[0])
+            part = module.predict(parameters, x[0][:, :1])
+        except (RuntimeError, ValueError, IndexError):
+            return  # what the network cannot compute, it refuses by itself
+    if whole.ndim > 2 and torch.allclose(whole[:, :1], part, rtol=1e-4, atol=1e-6):
+        raise ValueError(
+            f"The DataLoader has put whole batches of environments together (batch_size={sizes[0]}): x has "
+            f"shape {tuple(x.shape)}, and its {x.shape[1]} environments would be taken for the examples of one. Give "
+            "DataLoader(..., batch_size=None), which leaves items as they are; for items that are single environments "
+            "of examples with several axes, give collate_fn=lightning_gp.environments.stack."
+        )
+
+
+def loaders_of(trainer: Trainer) -> list[Any]:
+    """The data loaders of the stage that a trainer is in."""
+    stages = (
+        (trainer.training, trainer.train_dataloader),
+        (trainer.validating or trainer.sanity_checking, trainer.val_dataloaders),
+        (trainer.testing, trainer.test_dataloaders),
+        (trainer.predicting, trainer.predict_dataloaders),
+    )
+    return [loader for active, loaders in stages if active for loader in pytree.tree_leaves(loaders)]
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
