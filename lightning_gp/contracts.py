@@ -48,7 +48,7 @@ class Rate:
     Attributes:
         name: of the argument, such as ``"inner_lr"``.
         label: of an axis, such as ``"inner rate α"``.
-        get: the numbers that are in force, one for each parameter or group that has its own.
+        get: the numbers that were put in, one for each parameter or group; what is learned starts from there.
         set: puts one number in for all of them.
         kind: which effective curvature c(λ) the objective has; None where no theory is known.
         steps: S of the inner loop, 1 without one.

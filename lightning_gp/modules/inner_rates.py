@@ -89,9 +89,7 @@ class InnerRates(nn.Module):
         return {name: self.rates[name.replace(".", "/")] for name in wanted}
 
     def numbers(self) -> tuple[float, ...]:
-        """The rates that are in force, one for each number that there is."""
-        if self.learned:
-            return tuple(float(rate.detach().max()) for rate in self.rates.values())
+        """The rate of each parameter as it was put in; learned ones start from there."""
         return tuple(self.initial.values())
 
     @torch.no_grad()

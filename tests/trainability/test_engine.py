@@ -47,11 +47,11 @@ def test_equals_the_trainer_bitwise(build, optimizer, monkeypatch):
     network = SinusoidMLP(hidden=(6,)).double()
     start = {name: value.clone() for name, value in network.state_dict().items()}
     trainer = CellTrainer(build(network, 0.3, criterion=F.mse_loss), BatchStream(problems.data(3)), optimizer)
-    outcome = trainer(0.05, 0.02, iterations=steps)
+    outcome = trainer(0.05, 0.002, iterations=steps)
 
     own = SinusoidMLP(hidden=(6,)).double()
     own.load_state_dict(start)
-    module = build(own, 0.05, criterion=F.mse_loss, optimizer=lambda p: kinds[optimizer](p, lr=0.02))
+    module = build(own, 0.05, criterion=F.mse_loss, optimizer=lambda p: kinds[optimizer](p, lr=0.002))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     lightning = pl.Trainer(max_steps=steps, limit_val_batches=0, enable_model_summary=False, **quiet)
     lightning.fit(module, problems.data(3))
