@@ -35,6 +35,11 @@ def select_parameters(network: nn.Module, choice: ParameterChoice = "all") -> li
             f"adapt={choice!r} needs a network with a submodule named 'head'; {type(network).__name__} has {children}. "
             "Rename its last layer, or pass a list of name prefixes or a predicate on parameter names."
         )
+    if not callable(choice) and not isinstance(choice, str):
+        every = [name for name, _ in network.named_parameters()]
+        unknown = [prefix for prefix in choice if not any(_within(name, prefix) for name in every)]
+        if unknown:
+            raise ValueError(f"adapt={choice!r} names {unknown}, which begin no parameter's name; there are {every}.")
     picked = [name for name in names if _predicate(choice, children)(name)]
     if not picked:
         raise ValueError(
