@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -28,3 +28,23 @@ LRSchedulerCallable: TypeAlias = Callable[[torch.optim.Optimizer], torch.optim.l
 ParameterChoice: TypeAlias = str | Sequence[str] | Callable[[str], bool]
 """``"all"``, ``"head"``, ``"body"``, a list of name prefixes, or a predicate on names."""
 Names: TypeAlias = Collection[str]
+
+
+class ModuleOptions(TypedDict, total=False):
+    """Arguments of ``EnvironmentModule`` that every algorithm takes."""
+
+    criterion: Criterion
+    optimizer: OptimizerCallable
+    lr_scheduler: LRSchedulerCallable | None
+    vectorize: bool | int | Literal["auto"]
+
+
+class InnerLoopOptions(ModuleOptions, total=False):
+    """Arguments of ``MAML`` that its relatives pass on."""
+
+    eval_inner_steps: int | None
+    learn_inner_lr: bool
+    inner_lr_per: Literal["scalar", "parameter", "element"]
+    inner_optimizer: InnerOptimizer | None
+    recompute: bool
+    compile: bool

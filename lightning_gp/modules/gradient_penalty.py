@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from lightning_gp import checks
 from lightning_gp.contracts import CurvatureKind, Dealt, Rate
@@ -22,7 +22,7 @@ from lightning_gp.functional.processes import processes, sum_over_processes
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.named import NamedEnvironmentModule
 from lightning_gp.networks.parts import select_parameters
-from lightning_gp.types import Parameters
+from lightning_gp.types import ModuleOptions, Parameters
 
 Coefficient = float | Mapping[str, float]
 """One number for all parameters, or one per group; a group is a parameter name or a prefix, such as ``"head"``."""
@@ -67,7 +67,7 @@ class GradientPenalty(NamedEnvironmentModule):
         coefficient: Coefficient = 0.01,
         sign: int = 1,
         dealt: Dealt | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ModuleOptions],
     ) -> None:
         super().__init__(network, **kwargs)
         checks.choice((-1, 1), sign=sign)

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from lightning_gp import checks
 from lightning_gp.contracts import Dealt, Rate
@@ -31,7 +32,7 @@ from lightning_gp.functional.processes import processes, sum_over_processes
 from lightning_gp.modules.accuracy import accuracy
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.named import NamedEnvironmentModule
-from lightning_gp.types import Parameters
+from lightning_gp.types import ModuleOptions, Parameters
 
 
 class InvarianceModule(NamedEnvironmentModule):
@@ -68,7 +69,7 @@ class InvarianceModule(NamedEnvironmentModule):
         rescale_loss: bool = False,
         l2: float = 0.0,
         dealt: Dealt | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ModuleOptions],
     ) -> None:
         super().__init__(network, **kwargs)
         checks.number(minimum=0, penalty_weight=penalty_weight, l2=l2)
@@ -207,7 +208,7 @@ class IRMv1(InvarianceModule):
         l2: float = 0.0,
         dealt: Dealt | None = None,
         unbiased: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[ModuleOptions],
     ) -> None:
         super().__init__(network, penalty_weight, anneal_steps, rescale_loss, l2, dealt, **kwargs)
         self.unbiased = unbiased

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Unpack
 
 from lightning_gp import checks
 from lightning_gp.environments import Environments, examples_of
@@ -25,7 +25,7 @@ from lightning_gp.functional.linearity import (
 )
 from lightning_gp.modules.inner_rates import InnerLR
 from lightning_gp.modules.maml import MAML
-from lightning_gp.types import ParameterChoice, Parameters
+from lightning_gp.types import InnerLoopOptions, ParameterChoice, Parameters
 
 REGRESSION = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
 REGRESSION_MODULES = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
@@ -90,7 +90,7 @@ class LIL(MAML):
         amplitude_weight: float | None = None,
         detach: Detach = "none",
         divergence: Divergence = "kl",
-        **kwargs: Any,
+        **kwargs: Unpack[InnerLoopOptions],
     ) -> None:
         super().__init__(network, inner_lr, inner_steps, first_order, adapt, **kwargs)
         if amplitude_weight is None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from lightning_gp import checks
 from lightning_gp.environments import Environments, examples_of
@@ -24,7 +25,7 @@ from lightning_gp.modules.inner_rates import InnerLR
 from lightning_gp.modules.lil import REGRESSION, REGRESSION_MODULES
 from lightning_gp.modules.maml import MAML
 from lightning_gp.modules.statistics import EpisodeMean
-from lightning_gp.types import Parameters
+from lightning_gp.types import InnerLoopOptions, Parameters
 
 
 class LILPretraining(MAML):
@@ -83,7 +84,7 @@ class LILPretraining(MAML):
         on_collapse: Literal["warn", "error"] = "warn",
         collapse_variance: float = 1e-6,
         first_order: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[InnerLoopOptions],
     ) -> None:
         super().__init__(network, inner_lr, inner_steps, first_order, **kwargs)
         checks.number(minimum=0, maximum=1, momentum=momentum)

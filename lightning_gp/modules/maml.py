@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Unpack
 
 from lightning_gp import checks
 from lightning_gp.contracts import CurvatureKind, Rate
@@ -27,7 +28,16 @@ from lightning_gp.functional.precomputed import Evaluated, Evaluation
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.inner_rates import Granularity, InnerLR, InnerRates
 from lightning_gp.networks.parts import select_parameters
-from lightning_gp.types import Examples, InnerOptimizer, Loss, ParameterChoice, Parameters, Rates
+from lightning_gp.types import (
+    Examples,
+    InnerLoopOptions,
+    InnerOptimizer,
+    Loss,
+    ModuleOptions,
+    ParameterChoice,
+    Parameters,
+    Rates,
+)
 
 
 class MAML(EnvironmentModule):
@@ -77,7 +87,7 @@ class MAML(EnvironmentModule):
         inner_optimizer: InnerOptimizer | None = None,
         recompute: bool = False,
         compile: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[ModuleOptions],
     ) -> None:
         super().__init__(network, **kwargs)
         none = "use ERM to train without an inner loop"
@@ -276,9 +286,10 @@ class FOMAML(MAML):
         inner_lr: InnerLR = 0.01,
         inner_steps: int = 1,
         first_order: bool = True,
-        **kwargs: Any,
+        adapt: ParameterChoice = "all",
+        **kwargs: Unpack[InnerLoopOptions],
     ) -> None:
-        super().__init__(network, inner_lr, inner_steps, first_order, **kwargs)
+        super().__init__(network, inner_lr, inner_steps, first_order, adapt, **kwargs)
 
 
 class ANIL(MAML):
@@ -294,7 +305,7 @@ class ANIL(MAML):
         inner_steps: int = 1,
         first_order: bool = False,
         adapt: ParameterChoice = "head",
-        **kwargs: Any,
+        **kwargs: Unpack[InnerLoopOptions],
     ) -> None:
         super().__init__(network, inner_lr, inner_steps, first_order, adapt, **kwargs)
 
@@ -312,6 +323,6 @@ class BOIL(MAML):
         inner_steps: int = 1,
         first_order: bool = False,
         adapt: ParameterChoice = "body",
-        **kwargs: Any,
+        **kwargs: Unpack[InnerLoopOptions],
     ) -> None:
         super().__init__(network, inner_lr, inner_steps, first_order, adapt, **kwargs)
