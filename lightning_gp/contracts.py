@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
 from lightning_gp.environments import EnvironmentBatch, Environments
-from lightning_gp.types import Examples, Parameters, Rates, Split
-
-if TYPE_CHECKING:
-    from lightning_gp.functional.inner_loop import InnerLoop
-    from lightning_gp.functional.meta_gradient import MetaGradient
+from lightning_gp.types import Examples, InnerOptimizer, Loss, MetaGradient, Names, Parameters, Rates, Split
 
 Dealt: TypeAlias = Literal["episodes", "shares"]
 """How data are dealt to processes: every process draws whole environments of its own (``"episodes"``), or holds a share
@@ -62,6 +58,29 @@ class Rate:
     kind: CurvatureKind | None = None
     steps: int = 1
     factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """The inner loop as one value: what is adapted, how, and to which order; ``functional.inner_loop`` runs it.
+
+    ``dataclasses.replace`` makes another one, such as ``replace(module.inner_loop(), steps=5)``.
+
+    Attributes:
+        loss: the scalar loss of one environment.
+        rates: α, see ``functional.adapt``.
+        steps: S ≥ 1.
+        adapted: names of the parameters that are adapted; None for all.
+        first_order: drop the Jacobian of the inner steps.
+        optimizer: builds a ``torch.optim`` optimizer in place of gradient descent; ``rates`` is then ignored.
+    """
+
+    loss: Loss
+    rates: Rates
+    steps: int = 1
+    adapted: Names | None = None
+    first_order: bool = False
+    optimizer: InnerOptimizer | None = None
 
 
 @runtime_checkable

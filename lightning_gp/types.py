@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Literal, TypeAlias, TypedDict
+from typing import Literal, NamedTuple, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,30 @@ ParameterChoice: TypeAlias = str | Sequence[str] | Callable[[str], bool]
 Names: TypeAlias = Collection[str]
 
 
+class MetaGradient(NamedTuple):
+    """The query losses and the gradient of their weighted sum.
+
+    Attributes:
+        losses: adapted query loss of each environment, (E,).
+        parameters: gradient of ``weight · Σ losses`` by θ_0, tensors (*shape).
+        rates: gradient of the same by the inner rate of each adapted parameter, elementwise, (*shape); empty unless
+            asked for.
+    """
+
+    losses: Tensor
+    parameters: Parameters
+    rates: Parameters
+
+
 class ModuleOptions(TypedDict, total=False):
-    """Arguments of ``EnvironmentModule`` that every algorithm takes."""
+    """Arguments of ``EnvironmentModule`` that every algorithm takes.
+
+    Attributes:
+        criterion: maps predictions (K, ...) and targets (K, ...) to a scalar mean.
+        optimizer: builds the (outer) optimizer from the parameters.
+        lr_scheduler: builds a learning-rate scheduler from the optimizer, or None.
+        vectorize: how many environments to compute at once: ``"auto"``, True, False or a number.
+    """
 
     criterion: Criterion
     optimizer: OptimizerCallable
@@ -40,7 +62,16 @@ class ModuleOptions(TypedDict, total=False):
 
 
 class InnerLoopOptions(ModuleOptions, total=False):
-    """Arguments of ``MAML`` that its relatives pass on."""
+    """Arguments of ``MAML`` that its relatives pass on.
+
+    Attributes:
+        eval_inner_steps: inner steps at validation and test; None for ``inner_steps``.
+        learn_inner_lr: train the inner rates as well, starting from ``inner_lr``.
+        inner_lr_per: granularity of learned rates: ``"scalar"``, ``"parameter"`` or ``"element"`` (Meta-SGD).
+        inner_optimizer: builds a ``torch.optim`` optimizer for the inner loop, in place of gradient descent.
+        recompute: compute each inner step again instead of storing its graph.
+        compile: compile the whole step with ``torch.compile`` (slow to start).
+    """
 
     eval_inner_steps: int | None
     learn_inner_lr: bool

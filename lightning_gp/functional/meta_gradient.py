@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_gp.functional.adaptation import over_environments, rate_of, stepped
-from lightning_gp.types import Examples, Loss, Parameters, Rates
+from lightning_gp.types import Examples, Loss, MetaGradient, Parameters, Rates
 
 Total = Callable[[Parameters, Parameters], tuple[Tensor, Tensor]]
 """``total(theta, shared)``: a scalar to differentiate, and the losses of the environments that it adds up."""
@@ -31,21 +31,6 @@ class InnerStep(NamedTuple):
     theta: Parameters
     gradient: Parameters
     pullback: Pullback | None
-
-
-class MetaGradient(NamedTuple):
-    """The query losses and the gradient of their weighted sum.
-
-    Attributes:
-        losses: adapted query loss of each environment, (E,).
-        parameters: gradient of ``weight · Σ losses`` by θ_0, tensors (*shape).
-        rates: gradient of the same by the inner rate of each adapted parameter, elementwise, (*shape); empty unless
-            asked for.
-    """
-
-    losses: Tensor
-    parameters: Parameters
-    rates: Parameters
 
 
 def meta_gradient(

@@ -71,6 +71,7 @@ class LIL(MAML):
             ``first_order`` an ``inner_optimizer``.
 
     Example:
+        >>> import torch
         >>> from lightning_gp.networks import Conv4
         >>> module = LIL(Conv4(ways=2, channels=4, image_size=16), inner_lr=0.5)
         >>> x, y = torch.rand(3, 4, 1, 16, 16), torch.tensor([0, 1, 0, 1]).expand(3, 4)

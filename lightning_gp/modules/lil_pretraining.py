@@ -19,6 +19,7 @@ from typing_extensions import Unpack
 from lightning_gp import checks
 from lightning_gp.environments import Environments, examples_of
 from lightning_gp.functional.adaptation import Trajectory, over_environments
+from lightning_gp.functional.inner_loop import run
 from lightning_gp.functional.linearity import output_divergence, stretched
 from lightning_gp.modules.collapse import output_variance, prototype_accuracy
 from lightning_gp.modules.inner_rates import InnerLR
@@ -118,7 +119,7 @@ class LILPretraining(MAML):
         """The phase loss of each environment, (E,); of the query set only the inputs count."""
         x = examples_of(environments, "query")[0]
         path, target = self._teach(environments, x)
-        student = replace(self.inner_loop(), steps=1, optimizer=None).adapt(parameters, environments.support)
+        student = run(replace(self.inner_loop(), steps=1, optimizer=None), parameters, environments.support)
         one_step = stretched(student.parameters[0], student.parameters[1], path.path_length)
         guess: Tensor = over_environments(self._predicted, one_step, student.shared, x)
         return {"phase_loss": output_divergence(target, guess)}

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from lightning_gp import checks
-from lightning_gp.contracts import CurvatureKind, Rate
+from lightning_gp.contracts import CurvatureKind, InnerLoop, Rate
 from lightning_gp.environments import Environments, examples_of
 from lightning_gp.functional.adaptation import Trajectory, over_environments
-from lightning_gp.functional.inner_loop import InnerLoop
+from lightning_gp.functional.inner_loop import differentiate, run
 from lightning_gp.functional.kernels import plain_kernels
-from lightning_gp.functional.meta_gradient import MetaGradient, meta_gradient
+from lightning_gp.functional.meta_gradient import meta_gradient
 from lightning_gp.functional.precomputed import Evaluated, Evaluation
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.inner_rates import Granularity, InnerLR, InnerRates
@@ -33,6 +33,7 @@ from lightning_gp.types import (
     InnerLoopOptions,
     InnerOptimizer,
     Loss,
+    MetaGradient,
     ModuleOptions,
     ParameterChoice,
     Parameters,
@@ -158,11 +159,11 @@ class MAML(EnvironmentModule):
             loss: of one environment, in place of the module's.
             parameters: θ_0, (*shape).
             environments: of which the support sets are used.
-            **options: ``create_graph``, ``final_gradient`` of ``InnerLoop.adapt``; others replace fields of the loop,
+            **options: ``create_graph``, ``final_gradient`` of ``functional.adapt``; others replace fields of the loop,
                 such as ``steps`` and ``first_order``.
         """
         kept = {name: options.pop(name) for name in ("create_graph", "final_gradient") if name in options}
-        return replace(self.inner_loop(), loss=loss, **options).adapt(parameters, environments.support, **kept)
+        return run(replace(self.inner_loop(), loss=loss, **options), parameters, environments.support, **kept)
 
     def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
         """L_τ^te(θ_S) of each environment, (E,)."""
@@ -237,7 +238,8 @@ class MAML(EnvironmentModule):
         """
         loop = self.inner_loop()
         with self._naming_compilation():
-            return (loop if rates is None else replace(loop, rates=rates)).meta_gradient(
+            return differentiate(
+                loop if rates is None else replace(loop, rates=rates),
                 parameters,
                 environments.support,
                 examples_of(environments, "query"),
