@@ -1,0 +1,201 @@
+"""Differentiable inner optimizers: their path is torch's own, their meta-gradient the finite difference of torch's path."""
+
+import inspect
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor, optim
+
+from lightning_gp.functional.adaptation import adapt, over_environments
+from lightning_gp.functional.inner_optimizers import check_inner_optimizer, differentiable_step, higher_step
+from tests.cases import relative_error
+
+LEARNED = ("lr", "betas", "momentum", "dampening", "weight_decay", "alpha", "rho", "eps", "lr_decay", "momentum_decay")
+ROWS = [
+    (optim.SGD, {"lr": 0.1}),
+    (optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    (optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.2}),
+    (optim.SGD, {"lr": 0.1, "momentum": 0.8, "dampening": 0.3, "maximize": True}),
+    (optim.SGD, {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.1, "learned": ("lr", "momentum", "weight_decay")}),
+    (optim.SGD, {"lr": 0.1, "momentum": 0.8, "dampening": 0.3, "learned": ("dampening",)}),
+    (optim.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.2, "past": 3}),
+    (optim.SGD, {"groups": ({"lr": 0.1}, {"lr": 0.02, "momentum": 0.5, "maximize": True})}),
+    (optim.Adam, {"lr": 0.05}),
+    (optim.Adam, {"lr": 0.05, "eps": 1e-2, "foreach": True, "maximize": True}),
+    (optim.Adam, {"lr": 0.05, "weight_decay": 0.3, "fused": True, "betas": (0.0, 0.9)}),
+    (optim.Adam, {"lr": 0.05, "weight_decay": 0.5, "decoupled_weight_decay": True}),
+    (optim.Adam, {"lr": 0.05, "amsgrad": True, "betas": (0.7, 0.6)}),
+    (optim.Adam, {"lr": 0.05, "betas": (0.8, 0.9), "eps": 1e-3, "learned": ("lr", "betas")}),
+    (optim.Adam, {"lr": 0.05, "betas": (0.8, 0.9), "past": 3, "amsgrad": True, "learned": ("lr",)}),
+    (optim.Adam, {"groups": ({"lr": 0.05, "betas": (0.5, 0.9)}, {"lr": 0.1, "weight_decay": 0.1})}),
+    (optim.AdamW, {"lr": 0.05, "weight_decay": 0.5}),
+    (optim.AdamW, {"lr": 0.05, "amsgrad": True, "maximize": True, "betas": (0.8, 0.7), "learned": ("lr", "betas")}),
+    (optim.AdamW, {"lr": 0.05, "weight_decay": 0.4, "past": 2}),
+    (optim.NAdam, {"lr": 0.05}),
+    (optim.NAdam, {"lr": 0.05, "weight_decay": 0.3, "momentum_decay": 0.3, "maximize": True}),
+    (optim.NAdam, {"lr": 0.05, "weight_decay": 0.3, "decoupled_weight_decay": True, "past": 2}),
+    (
+        optim.NAdam,
+        {"lr": 0.05, "betas": (0.8, 0.9), "momentum_decay": 0.1, "learned": ("lr", "betas", "momentum_decay")},
+    ),
+    (optim.RAdam, {"lr": 0.05, "steps": 7}),
+    (optim.RAdam, {"lr": 0.05, "steps": 7, "weight_decay": 0.2, "maximize": True}),
+    (optim.RAdam, {"lr": 0.05, "weight_decay": 0.2, "decoupled_weight_decay": True, "past": 4}),
+    (optim.RAdam, {"lr": 0.05, "steps": 7, "betas": (0.8, 0.99), "learned": ("lr", "betas")}),
+    (optim.RAdam, {"lr": 0.05, "betas": (0.8, 0.6), "learned": ("betas",)}),  # so short that it never rectifies
+    (optim.RMSprop, {"lr": 0.02}),
+    (optim.RMSprop, {"lr": 0.02, "centered": True, "momentum": 0.5, "alpha": 0.9}),
+    (optim.RMSprop, {"lr": 0.02, "maximize": True, "weight_decay": 0.3, "alpha": 0.8, "past": 2}),
+    (optim.RMSprop, {"lr": 0.02, "momentum": 0.5, "alpha": 0.8, "learned": ("lr", "momentum", "alpha", "eps")}),
+    (optim.RMSprop, {"lr": 0.02, "momentum": 0.5, "centered": True, "alpha": 0.8, "past": 3, "learned": ("alpha",)}),
+    (optim.Adagrad, {"lr": 0.1}),
+    (optim.Adagrad, {"lr": 0.1, "lr_decay": 0.3, "initial_accumulator_value": 0.2, "maximize": True}),
+    (optim.Adagrad, {"lr": 0.1, "lr_decay": 0.3, "weight_decay": 0.1, "past": 2, "learned": ("lr", "lr_decay")}),
+    (optim.Adadelta, {}),
+    (optim.Adadelta, {"lr": 2.0, "rho": 0.5, "eps": 1e-3, "weight_decay": 0.1, "maximize": True}),
+    (optim.Adadelta, {"lr": 2.0, "rho": 0.5, "eps": 1e-3, "past": 2, "learned": ("lr", "rho", "eps")}),
+]
+KINDS = ("plain", "dead unit", "zero gradient")
+table = pytest.mark.parametrize(
+    ("cls", "row"), ROWS, ids=[f"{c.__name__}-{'-'.join(f'{k}={v}' for k, v in row.items())}" for c, row in ROWS]
+)
+
+
+@pytest.fixture(autouse=True)
+def double():
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(default)
+
+
+class Setting:
+    """A small network, three environments, and one row of the table."""
+
+    def __init__(self, cls, row, kind):
+        draw = torch.Generator().manual_seed(1)
+        random = lambda *shape: torch.randn(*shape, generator=draw, dtype=torch.float64)
+        self.act = torch.relu if kind == "dead unit" else torch.tanh
+        self.theta = {"w1": random(4, 3), "b1": 0.3 * random(4), "w2": random(2, 4), "scale": random(()) + 2}
+        self.support, self.query = [(random(3, 6, 3), random(3, 6, 2)) for _ in range(2)]
+        if kind == "dead unit":
+            self.theta["b1"][1] = -100.0
+        if kind == "zero gradient":  # in the first environment, at the initial parameters
+            self.support[1][0] = self.outputs(self.theta, self.support[0][0])
+        row = dict(row)
+        self.cls, self.steps, self.learned = cls, row.pop("steps", 4), row.pop("learned", ())
+        groups, past = row.pop("groups", ({},)), row.pop("past", 0)
+        if kind == "zero gradient" and "eps" in inspect.signature(cls).parameters:
+            row["eps"] = 0.1  # 1/ε is a derivative here, which finite differences must resolve
+        self.groups = [{**row, **own} for own in groups]
+        self.past = [[0.3 * random(*value.shape) for value in self.theta.values()] for _ in range(past)]
+
+    def outputs(self, p, x):
+        return p["scale"] * self.act(x @ p["w1"].T + p["b1"]) @ p["w2"].T
+
+    def loss(self, p, x, y):
+        return (self.outputs(p, x) - y).square().mean()
+
+    def build(self, values, **changes):
+        """The optimizer with its groups, after ``past`` steps along given gradients without an environment axis."""
+        size = -(-len(values) // len(self.groups))
+        rest = iter(values)
+        groups = [{"params": list(islice(rest, size)), **own, **changes} for own in self.groups]
+        optimizer = self.cls(groups, **{k: v for k, v in groups[0].items() if k != "params"})
+        if self.past:
+            early = [torch.zeros_like(value) for value in self.theta.values()]
+            first = self.cls([{**g, "params": early} for g in self.groups], **self.groups[0])
+            for gradients in self.past:
+                for value, value.grad in zip(early, gradients, strict=True):
+                    pass
+                first.step()
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": first.state_dict()["state"]})
+            for group in optimizer.param_groups:
+                group.update(changes)  # the state dict made copies of tensors
+        return optimizer
+
+    def by_torch(self, theta, **changes):
+        """The last parameters in each environment by the optimizer itself, and the sum of the query losses."""
+        ends, total = [], 0.0
+        for (x, y), (xq, yq) in zip(zip(*self.support, strict=True), zip(*self.query, strict=True), strict=True):
+            own = {name: value.clone().requires_grad_() for name, value in theta.items()}
+            optimizer = self.build(list(own.values()), **changes)
+            for _ in range(self.steps):
+                optimizer.zero_grad()
+                self.loss(own, x, y).backward()
+                optimizer.step()
+            ends.append({name: value.detach() for name, value in own.items()})
+            total += float(self.loss(own, xq, yq))
+        return {name: torch.stack([end[name] for end in ends]) for name in theta}, total
+
+    def by_us(self, theta, first_order=False, **changes):
+        path = adapt(
+            self.loss,
+            theta,
+            self.support,
+            0.0,
+            self.steps,
+            first_order=first_order,
+            inner_optimizer=lambda values: self.build(values, **changes),
+        )
+        return path.parameters[-1], over_environments(self.loss, path.parameters[-1], {}, *self.query).sum()
+
+
+def assert_same(ends, expected, begin):
+    for name, value in expected.items():
+        moved = (value - begin[name]).abs().max()
+        assert (ends[name].detach() - value).abs().max() <= 1e-10 * moved, name
+
+
+@table
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_the_path_is_torchs(cls, row, kind, default):
+    torch.set_default_dtype(default)  # torch keeps counts and products of momenta in it
+    setting = Setting(cls, row, kind)
+    ends, _ = setting.by_us(setting.theta)
+    assert_same(ends, setting.by_torch(setting.theta)[0], setting.theta)
+
+
+@table
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_meta_gradient_is_the_finite_difference_of_torchs_path(cls, row, kind):
+    setting = Setting(cls, row, kind)
+    theta = {name: value.clone().requires_grad_() for name, value in setting.theta.items()}
+    numbers = {name: setting.groups[0][name] for name in setting.learned if name in setting.groups[0]}
+    tensors = {
+        name: tuple(torch.tensor(v, requires_grad=True) for v in value)
+        if isinstance(value, tuple)
+        else torch.tensor(value, requires_grad=True)
+        for name, value in numbers.items()
+    }
+    ends, total = setting.by_us(theta, **tensors)
+    assert_same(ends, setting.by_torch(setting.theta)[0], setting.theta)
+    leaves = [leaf for value in tensors.values() for leaf in (value if isinstance(value, tuple) else (value,))]
+    gradients = torch.autograd.grad(total, [*theta.values(), *leaves])
+
+    step = 1e-7 if kind == "zero gradient" else 1e-6
+    for seed in range(2):
+        draw = torch.Generator().manual_seed(seed)
+        direction = {n: torch.randn(v.shape, generator=draw) for n, v in setting.theta.items()}
+        up, down = (
+            setting.by_torch({n: v + sign * step * direction[n] for n, v in setting.theta.items()})[1]
+            for sign in (1, -1)
+        )
+        ours = sum(float((g * d).sum()) for g, d in zip(gradients, direction.values(), strict=False))
+        assert ours == pytest.approx((up - down) / (2 * step), rel=2e-5, abs=1e-6)
+    for gradient, (name, index) in zip(gradients[len(theta) :], places(numbers), strict=True):
+        up, down = (setting.by_torch(setting.theta, **moved(numbers, name, index, sign * 1e-6))[1] for sign in (1, -1))
+        assert float(gradient) == pytest.approx((up - down) / 2e-6, rel=1e-5, abs=1e-7), (name, index)
+
+
+def places(numbers):
+    return [(n, i) for n, v in numbers.items() for i in (range(len(v)) if isinstance(v, tuple) else [None])]
+
+
+def moved(numbers, name, index, by):
+    value = numbers[name]
+    if index is None:
+        return {name: value + by}
+    return {name: tuple(each + by * (i == index) for i, each in enumerate(value))}
