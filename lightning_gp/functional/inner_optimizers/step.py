@@ -155,8 +155,8 @@ def _options(kind: type[torch.optim.Optimizer], group: dict[str, Any], device: t
         options[name] = tuple(scalar(name, each) for each in group[name]) if several else scalar(name, group[name])
     if kind is torch.optim.SGD and isinstance(options["momentum"], Tensor) and matters(options["dampening"]):
         raise ValueError(
-            "inner_optimizer: SGD jumps where momentum goes to 0 if dampening is not 0, so momentum can be a tensor only "
-            "with dampening=0."
+            "inner_optimizer: SGD jumps where momentum goes to 0 if dampening is not 0, so momentum can be a tensor "
+            "only with dampening=0."
         )
     return options
 
