@@ -142,8 +142,10 @@ def adapt(
         )
     shared = {name: value for name, value in parameters.items() if name not in names}
     theta = {name: _stacked(parameters[name], count, create_graph) for name in parameters if name in names}
-    plain = inner_optimizer is None
-    update = _gradient_descent(lr) if plain else differentiable_step(inner_optimizer, theta, create_graph)
+    if inner_optimizer is None:
+        update = _gradient_descent(lr)
+    else:
+        update = differentiable_step(inner_optimizer, theta, create_graph)
 
     second_order = create_graph and not first_order
     path, gradients = [theta], []

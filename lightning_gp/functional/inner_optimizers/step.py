@@ -149,7 +149,7 @@ def _options(kind: type[torch.optim.Optimizer], group: dict[str, Any], device: t
         return value.reshape(()).to(device)
 
     # Until torch 2.6, AdamW said by its type alone that its weight decay is decoupled.
-    options = {"decoupled_weight_decay": kind is torch.optim.AdamW}
+    options: dict[str, Any] = {"decoupled_weight_decay": kind is torch.optim.AdamW}
     for name in followed & group.keys():
         several = isinstance(group[name], (tuple, list))
         options[name] = tuple(scalar(name, each) for each in group[name]) if several else scalar(name, group[name])
