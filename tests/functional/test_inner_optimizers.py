@@ -46,7 +46,10 @@ ROWS = [
     (optim.RMSprop, {"lr": 0.02}),
     (optim.RMSprop, {"lr": 0.02, "centered": True, "momentum": 0.5, "alpha": 0.9}),
     (optim.RMSprop, {"lr": 0.02, "maximize": True, "weight_decay": 0.3, "alpha": 0.8, "past": 2}),
-    (optim.RMSprop, {"lr": 0.02, "momentum": 0.5, "alpha": 0.8, "learned": ("lr", "momentum", "alpha", "eps")}),
+    (
+        optim.RMSprop,
+        {"lr": 0.02, "momentum": 0.5, "alpha": 0.8, "eps": 1e-3, "learned": ("lr", "momentum", "alpha", "eps")},
+    ),
     (optim.RMSprop, {"lr": 0.02, "momentum": 0.5, "centered": True, "alpha": 0.8, "past": 3, "learned": ("alpha",)}),
     (optim.Adagrad, {"lr": 0.1}),
     (optim.Adagrad, {"lr": 0.1, "lr_decay": 0.3, "initial_accumulator_value": 0.2, "maximize": True}),
@@ -358,7 +361,11 @@ ELSEWHERE = optim.SGD([torch.zeros(1, 3)], lr=0.1)
             ValueError,
             "Adam does not know the option scale=2.0",
         ),
-        (lambda v: optim.Adam([{"params": v, "eps": torch.ones(2)}]), ValueError, r"eps of shape \(2,\) must have one element"),
+        (
+            lambda v: optim.Adam([{"params": v, "eps": torch.ones(2)}]),
+            ValueError,
+            r"eps of shape \(2,\) must have one element",
+        ),
         (
             lambda v: optim.SGD(v, momentum=torch.tensor(0.5), dampening=0.1),
             ValueError,
