@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gp.functional.inner_optimizers import differentiable_step
 from lightning_gp.types import Examples, InnerOptimizer, Loss, Parameters, Rates
 
 
@@ -113,8 +114,8 @@ def adapt(
         adapted: names that the inner loop updates; None for all.
         create_graph: keep the path differentiable; False for evaluation, where nothing outlives its step.
         final_gradient: also compute g_S, which amplitude consistency needs.
-        inner_optimizer: builds any ``torch.optim`` optimizer from a list of tensors, made differentiable by
-            ``higher``; replaces plain gradient descent, and ``lr`` is ignored.
+        inner_optimizer: builds an optimizer of ``torch.optim`` from a list of tensors (E, *shape); its step, made
+            differentiable, replaces plain gradient descent (see ``differentiable_step``), and ``lr`` is ignored.
 
     Returns:
         The trajectory; ``create_graph=False`` detaches it.
@@ -141,7 +142,10 @@ def adapt(
         )
     shared = {name: value for name, value in parameters.items() if name not in names}
     theta = {name: _stacked(parameters[name], count, create_graph) for name in parameters if name in names}
-    update = _gradient_descent(lr) if inner_optimizer is None else _higher_step(inner_optimizer, theta, create_graph)
+    if inner_optimizer is None:
+        update = _gradient_descent(lr)
+    else:
+        update = differentiable_step(inner_optimizer, theta, create_graph)
 
     second_order = create_graph and not first_order
     path, gradients = [theta], []
@@ -209,25 +213,3 @@ def rate_of(lr: Rates, name: str) -> float | Tensor:
     if isinstance(lr, Mapping) and name not in lr:
         raise ValueError(f"lr gives no rate for {name!r}; it has {sorted(lr)}. Give one number, or a rate for each.")
     return lr[name] if isinstance(lr, Mapping) else lr
-
-
-def _higher_step(
-    build: InnerOptimizer, theta: Parameters, create_graph: bool
-) -> Callable[[Parameters, Parameters], Parameters]:
-    """One differentiable step of a ``torch.optim`` optimizer on all environments at once.
-
-    The optimizers that ``higher`` supports work element by element, so stacking environments does not mix them.
-    """
-    import higher
-
-    leaves = [value.detach().requires_grad_() for value in theta.values()]
-    optimizer = higher.optim.get_diff_optim(build(leaves), leaves, track_higher_grads=create_graph)
-
-    def update(theta: Parameters, gradient: Parameters) -> Parameters:
-        values = list(theta.values())
-        # `higher` wants to differentiate a loss itself; the callback puts the known gradient in place of its own.
-        placeholder = torch.stack([value.sum() for value in values]).sum()
-        stepped = optimizer.step(placeholder, params=values, grad_callback=lambda _: [gradient[n] for n in theta])
-        return dict(zip(theta, stepped, strict=True))
-
-    return update

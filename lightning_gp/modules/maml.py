@@ -56,8 +56,8 @@ class MAML(EnvironmentModule):
         eval_inner_steps: inner steps at validation and test; None for ``inner_steps``.
         learn_inner_lr: train the inner rates as well, starting from ``inner_lr``.
         inner_lr_per: granularity of learned rates: ``"scalar"``, ``"parameter"`` or ``"element"`` (Meta-SGD).
-        inner_optimizer: builds any ``torch.optim`` optimizer that ``higher`` can differentiate, for the inner loop in
-            place of gradient descent; ``inner_lr`` then has no effect.
+        inner_optimizer: builds an SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad or Adadelta of ``torch.optim`` for
+            the inner loop in place of gradient descent; ``inner_lr`` then has no effect.
         recompute: compute each inner step again instead of storing its graph; memory does not grow with S. The loss
             must not draw random numbers.
         compile: compile the whole step with ``torch.compile`` (slow to start).

@@ -112,7 +112,7 @@ def test_rates_by_name_and_elementwise():
     "build",
     [
         lambda values: torch.optim.SGD(values, lr=0.1, momentum=0.9),
-        lambda values: torch.optim.Adam(values, lr=0.05),
+        lambda values: torch.optim.Adam(values, lr=0.05, eps=0.0),  # `higher` adds ε before the bias correction
         lambda values: torch.optim.RMSprop(values, lr=0.02),
     ],
 )
