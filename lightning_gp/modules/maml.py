@@ -22,6 +22,7 @@ from lightning_gp.contracts import CurvatureKind, InnerLoop, Rate
 from lightning_gp.environments import Environments, examples_of
 from lightning_gp.functional.adaptation import Trajectory, over_environments
 from lightning_gp.functional.inner_loop import differentiate, run
+from lightning_gp.functional.inner_optimizers.step import check_inner_optimizer
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.meta_gradient import meta_gradient
 from lightning_gp.functional.precomputed import Evaluated, Evaluation
@@ -103,6 +104,8 @@ class MAML(EnvironmentModule):
         self.first_order = first_order
         self.adapt = adapt
         own = {name: network.get_parameter(name).detach() for name in self.adapted}
+        if inner_optimizer is not None:
+            check_inner_optimizer(inner_optimizer, own)
         self.inner_rates = InnerRates(inner_lr, own, learn_inner_lr, inner_lr_per)
         self.inner_optimizer = inner_optimizer
         self.recompute = recompute
