@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
+
+from lightning_gp.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +41,7 @@ def cosine_matrix(cosines: Tensor, title: str = "Cosine between environments' gr
         The figure.
     """
     values = _array(cosines)
-    figure, axes = _canvas(title)
+    figure, axes = _titled(title)
     image = axes.imshow(values, vmin=-1, vmax=1, cmap="RdBu_r")
     figure.colorbar(image, ax=axes)
     axes.set(xlabel="environment", ylabel="environment")
@@ -65,7 +69,7 @@ def histogram(values: Tensor, xlabel: str, title: str = "", bins: int = 30) -> F
     numbers = _array(values).ravel()
     finite = numbers[np.isfinite(numbers)]
     left_out = numbers.size - finite.size
-    figure, axes = _canvas(f"{title} ({left_out} not finite)".strip() if left_out else title)
+    figure, axes = _titled(f"{title} ({left_out} not finite)".strip() if left_out else title)
     if finite.size:
         axes.hist(finite, bins=bins)
         axes.axvline(finite.mean(), color="black", linestyle="--", label=f"mean {finite.mean():.4g}")
@@ -86,7 +90,7 @@ def spectral_density(grid: Tensor, density: Tensor, title: str = "Spectral densi
         The figure.
     """
     heights = _array(density)
-    figure, axes = _canvas(title)
+    figure, axes = _titled(title)
     axes.plot(_array(grid), np.where(heights > 0, heights, np.nan))
     axes.set(xlabel="eigenvalue", ylabel="density")
     if (heights > 0).any():
@@ -96,14 +100,56 @@ def spectral_density(grid: Tensor, density: Tensor, title: str = "Spectral densi
     return figure
 
 
-def _canvas(title: str) -> tuple[Figure, Axes]:
+def canvas(
+    columns: int = 1, rows: int = 1, width: float = 6.4, height: float = 4.8, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of panels, made without a display.
+
+    Args:
+        columns: panels side by side.
+        rows: of panels, one below the other.
+        width: of a panel, in inches.
+        height: of a panel.
+        **options: of matplotlib's ``Figure.subplots``, such as ``sharey``.
+
+    Returns:
+        The figure, and the panels row by row.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
     require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 4), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    return figure, list(np.asarray(figure.subplots(rows, columns, squeeze=False, **options)).flat)
+
+
+def save_figure(figure: Figure, path: str | Path, kinds: Sequence[str] = ("png",)) -> list[Path]:
+    """Writes a figure, each file whole or not at all; the same numbers make the same file.
+
+    Args:
+        figure: the figure.
+        path: where to; the extension is replaced.
+        kinds: extensions, ``"png"`` or ``"pdf"``.
+
+    Returns:
+        The files.
+    """
+    written = []
+    for kind in kinds:
+        target = Path(path).with_suffix(f".{kind}")
+        metadata: dict[str, Any] = {"CreationDate": None} if kind == "pdf" else {"Software": None}  # no date
+        with replacing(target) as temporary:
+            figure.savefig(temporary, dpi=150, format=kind, metadata=metadata)
+        written.append(target)
+    return written
+
+
+def _titled(title: str) -> tuple[Figure, Axes]:
+    figure, (axes,) = canvas(width=5, height=4)
     axes.set_title(title)
     return figure, axes
 

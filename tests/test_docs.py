@@ -25,7 +25,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(page for page in DOCS.rglob("*.md") if not {"_build", "results"} & set(page.relative_to(DOCS).parts))
 README = ROOT / "README.md"
 EVERYTHING = [*PAGES, README]
-PACKAGES = ["", ".callbacks", ".datamodules", ".functional", ".modules", ".networks", ".theory", ".trainability"]
+PACKAGES = ["", ".callbacks", ".datamodules", ".functional", ".modules", ".networks", ".theory"]
+PACKAGES += [".trainability", ".tuning"]
 CITATION = re.compile(r"\[([A-Z]\d\d)[],]")
 FENCE = re.compile(r"^```(?P<info>[^\n`]+)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
 

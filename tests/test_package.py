@@ -33,7 +33,8 @@ def test_importing_every_public_name_loads_no_optional_dependency():
 
 
 @pytest.mark.parametrize(
-    "package", ["", ".modules", ".networks", ".datamodules", ".functional", ".callbacks", ".theory"]
+    "package",
+    ["", ".modules", ".networks", ".datamodules", ".functional", ".callbacks", ".theory", ".trainability", ".tuning"],
 )
 def test_public_names_exist(package):
     module = importlib.import_module(f"lightning_gp{package}")

@@ -1,16 +1,11 @@
 """``lightning-gp cross-domain``: meta-train on one data module, meta-test on any others, in one command.
 
-    lightning-gp cross-domain --config train.yaml --test_data mini.yaml cars.yaml --seeds 0 1 2
-    lightning-gp cross-domain --config train.yaml --test_data cars.yaml --ckpt runs/a.ckpt runs/b.ckpt
-
-Every seed trains the config with its own weights and episodes; finished seeds are kept in ``--output`` and not trained
-again. Tested are the weights that a ModelCheckpoint of the config found best, or else the last ones.
+lightning-gp cross-domain --config train.yaml --test_data mini.yaml cars.yaml --seeds 0 1 2
+lightning-gp cross-domain --config train.yaml --test_data cars.yaml --ckpt runs/a.ckpt runs/b.ckpt
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,56 +13,85 @@ from typing import Any
 
 from lightning_gp._lightning import LightningDataModule, pl
 from lightning_gp.commands.training import lightning_cli
-from lightning_gp.experiments.built import build_data, data_config
-from lightning_gp.experiments.domains import check_fits, print_domains, summary
-from lightning_gp.experiments.runs import same_settings, write_json
 from lightning_gp.networks.pretrained import load_pretrained
+from lightning_gp.runs.command import command
+from lightning_gp.runs.config import build_data, data_config
+from lightning_gp.runs.domains import check_fits, print_domains, summary
+from lightning_gp.runs.folders import kept, same_settings, write_json
+from lightning_gp.trainability.grid import check_seeds
 
 PROG = "lightning-gp cross-domain"
 
 
 def main(args: Sequence[str]) -> None:
     """The command line; what it does not know goes to the config, as in ``--trainer.max_epochs=1``."""
-    parser = argparse.ArgumentParser(
-        PROG, description=(__doc__ or ""), formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--config", required=True, help="as for `lightning-gp fit`: trainer, model and training data")
-    parser.add_argument(
-        "--test_data", nargs="+", required=True, help="YAML files with a section `data`; the config itself is one"
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one training each (default: 0)")
-    parser.add_argument("--ckpt", nargs="+", help="test these checkpoints of the config's model instead of training")
-    parser.add_argument("--output", type=Path, default=Path("runs/cross_domain"), help="folder (default: %(default)s)")
-    options, rest = parser.parse_known_args(list(args))
-    words = ["--config", options.config, *rest]
-    configs = named_configs(options.test_data)
-    tests = {name: build_data(config) for name, config in configs.items()}
-    runs = {Path(path).stem: path for path in options.ckpt or ()} or {f"seed_{s}": s for s in options.seeds}
-    if len(runs) < len(options.ckpt or options.seeds):
-        raise ValueError("Two of the --ckpt files have the same name, or two --seeds are equal; all must differ.")
-    check_all(words, tests, options.ckpt or ())
+    command(cross_domain, PROG, args, rest="words")
+
+
+def cross_domain(
+    config: Path,
+    test_data: Sequence[Path],
+    words: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+    ckpt: Sequence[Path] = (),
+    output: Path = Path("runs/cross_domain"),
+) -> dict[str, Any]:
+    """Meta-trains on one data module and meta-tests on any others; other options go to the config, as for `fit`.
+
+    Every seed trains the config with its own weights and episodes; finished seeds are kept in the output folder and not
+    trained again. Tested are the weights that a ModelCheckpoint of the config found best, or else the last ones.
+
+    Args:
+        config: as for `lightning-gp fit`: trainer, model and training data.
+        test_data: YAML files with a section `data`; the config itself is one.
+        words: what else the command line of `fit` has.
+        seeds: one training each; one number N stands for 0 … N − 1.
+        ckpt: test these checkpoints of the config's model instead of training.
+        output: folder.
+
+    Returns:
+        What is written as results.json: the table, and all numbers of each run.
+
+    Raises:
+        ValueError: if two runs or two test data have one name, something does not fit, or the folder holds other runs.
+        FileNotFoundError: if a file is missing.
+    """
+    check_seeds(seeds)
+    words = [f"--config={config}", *words]
+    configs = named_configs(test_data)
+    tests = {name: build_data(each) for name, each in configs.items()}
+    runs: dict[str, int | str] = {f"seed_{seed}": seed for seed in seeds}
+    if ckpt:
+        runs = {path.stem: str(path) for path in ckpt}
+    if len(runs) < len(ckpt or seeds):
+        raise ValueError("Two of the --ckpt files have the same name; all must differ.")
+    check_all(words, tests, ckpt)
     results: dict[str, Any] = {}
     for name, start in runs.items():
-        results[name] = _tested(words, tests, configs, start, options.output / name)
+        results[name] = _tested(words, tests, configs, start, output / name)
     table = {data: summary([result[data] for result in results.values()]) for data in tests}
-    write_json(options.output / "results.json", {"table": table, "runs": results})
+    content = {"table": table, "runs": results}
+    write_json(output / "results.json", content)
     print_domains(table)
-    print(f"Table: {options.output / 'results.json'}")
+    print(f"Table: {output / 'results.json'}")
+    return content
 
 
-def named_configs(paths: Sequence[str]) -> dict[str, dict[str, Any]]:
+def named_configs(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
     """The data config of each file by the file's name.
 
     Raises:
         ValueError: if two files have the same name, or one names no data module.
     """
-    configs = {Path(path).stem: data_config(path) for path in paths}
+    configs = {path.stem: data_config(path) for path in paths}
     if len(configs) < len(paths):
-        raise ValueError(f"--test_data {' '.join(paths)}: the names of the files name the rows, so they must differ.")
+        raise ValueError(
+            f"--test_data {' '.join(map(str, paths))}: the names of the files name the rows, so they must differ."
+        )
     return configs
 
 
-def check_all(words: Sequence[str], tests: Mapping[str, LightningDataModule], checkpoints: Sequence[str]) -> None:
+def check_all(words: Sequence[str], tests: Mapping[str, LightningDataModule], checkpoints: Sequence[Path]) -> None:
     """Builds the model once, and compares it with all test data and checkpoints before anything is trained.
 
     Raises:
@@ -96,18 +120,18 @@ def _tested(
     seed = start if isinstance(start, int) else None
     cli = _cli(words if seed is None else _seeded(words, seed))
     settings = {"config": cli.parser.dump(cli.config), "tests": dict(configs), "start": start}
+
+    def made() -> dict[str, Any]:
+        checkpoint = _trained(cli, folder) if seed is not None else start
+        result = {}
+        for name, data in tests.items():
+            (values,) = cli.trainer.test(cli.model, data, ckpt_path=checkpoint, verbose=False)
+            result[name] = {key.removeprefix("test/"): float(value) for key, value in values.items()}
+        return result
+
     same_settings(folder, settings)
-    path = folder / "results.json"
-    if path.is_file():
-        kept: dict[str, dict[str, float]] = json.loads(path.read_text())
-        return kept
-    checkpoint = _trained(cli, folder) if seed is not None else start
-    result = {}
-    for name, data in tests.items():
-        (values,) = cli.trainer.test(cli.model, data, ckpt_path=checkpoint, verbose=False)
-        result[name] = {key.removeprefix("test/"): float(value) for key, value in values.items()}
-    write_json(path, result)
-    return result
+    result = kept(folder / "results.json", settings, made)
+    return {name: result[name] for name in tests}
 
 
 def _seeded(words: Sequence[str], seed: int) -> list[str]:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_gp.commands.training import lightning_cli
-from lightning_gp.trainability.grid import parse_rates, parse_shard
+from lightning_gp.plots import save_figure
+from lightning_gp.runs.command import command, options_of, spelled
+from lightning_gp.trainability.engine import OptimizerName
+from lightning_gp.trainability.grid import parse_rates, parse_shard, seed_list
 from lightning_gp.trainability.map import TrainabilityMap
-from lightning_gp.trainability.plot import KINDS, plot_map, save_figure
+from lightning_gp.trainability.plot import Curve, plot_map
 from lightning_gp.trainability.result import TrainabilityResult
 from lightning_gp.trainability.storage import merge
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def main(args: Sequence[str]) -> None:
     """Runs ``merge``, ``plot``, or a map."""
-    words = list(args)
-    if words[:1] == ["merge"]:
-        _merge(words[1:])
-    elif words[:1] == ["plot"]:
-        _plot(words[1:])
+    others: dict[str, Callable[..., None]] = {"merge": merge_files, "plot": plot_file}
+    if args[:1] and args[0] in others:
+        command(others, "lightning-gp map", args)
     else:
-        _run(words)
+        _run(list(args))
 
 
 class FromConfig:
@@ -54,65 +57,85 @@ def _cli(words: Sequence[str], seed: int) -> Any:
         "Trains at every point of a grid of inner and outer rates, and draws the loss. Model and data are those of a "
         "config of `fit`; its optimizer and most of its trainer are not used."
     )
+
+    def add(parser: Any) -> None:
+        parser.add_function_arguments(train_map, "map", skip={"words"})
+
     return lightning_cli(
-        words, "lightning-gp map", _add_options, run=False, seed_everything_default=seed, description=description
+        words, "lightning-gp map", add, run=False, seed_everything_default=seed, description=description
     )
 
 
-OPTIONS: dict[str, tuple[type, Any, str]] = {
-    "inner_lrs": (str, None, "α: LOW:HIGH for 1 … 9 in each decade, LOW:HIGH:COUNT, or numbers with commas"),
-    "outer_lrs": (str, None, "β, likewise"),
-    "iterations": (int, 500, "outer steps of each cell"),
-    "seeds": (int, 1, "runs to average, seeds 0 …; added to the data's"),
-    "optimizer": (str, "sgd", "sgd or adam, in place of the model's"),
-    "zero_inner_lr": (bool, True, "also α = 0, for comparison"),
-    "divergence": (float, 1e4, "bound of the loss over the first"),
-    "device": (str, "cpu", "cpu, cuda, …"),
-    "workers": (int, 1, "processes of one thread each"),
-    "shard": (str, "1/1", "i/n: the i-th of n shares of the cells"),
-    "output": (str, "runs/map/map.jsonl", "file of the finished cells"),
-}
-"""Name → type, default and help; as ``--map.<name>``, in a config's section ``map``, or ``--<name>`` for short."""
+def train_map(
+    words: Sequence[str],
+    inner_lrs: str | None = None,
+    outer_lrs: str | None = None,
+    iterations: int = 500,
+    seeds: int | list[int] = 1,
+    optimizer: OptimizerName = "sgd",
+    zero_inner_lr: bool = True,
+    divergence: float = 1e4,
+    device: str = "cpu",
+    workers: int = 1,
+    shard: str = "1/1",
+    output: Path = Path("runs/map/map.jsonl"),
+) -> TrainabilityResult:
+    """Computes a map, or goes on with it, and draws it.
 
+    Args:
+        words: the command line of ``fit``.
+        inner_lrs: α: LOW:HIGH for 1 … 9 in each decade, LOW:HIGH:COUNT, or numbers with commas.
+        outer_lrs: β, likewise.
+        iterations: outer steps of each cell.
+        seeds: runs to average, added to the data's seed; one number N stands for 0 … N − 1.
+        optimizer: sgd or adam, in place of the model's.
+        zero_inner_lr: also α = 0, for comparison.
+        divergence: bound of the loss over the first.
+        device: cpu, cuda, …
+        workers: processes of one thread each.
+        shard: i/n for the i-th of n shares of the cells.
+        output: file of the finished cells.
 
-def _add_options(parser: Any) -> None:
-    for name, (kind, default, text) in OPTIONS.items():
-        parser.add_argument(f"--map.{name}", type=kind, default=default, help=text)
+    Returns:
+        The map; of a shard, its own cells.
 
-
-def _run(words: list[str]) -> None:
-    cli = _cli(_spelled(words), 0)
-    options = cli.config.map
-    if options.inner_lrs is None or options.outer_lrs is None:
+    Raises:
+        TypeError: if the model cannot be trained by a map.
+        ValueError: if an option is out of range, or the file has other settings.
+    """
+    if inner_lrs is None or outer_lrs is None:
         raise ValueError("Give both grids, as in --inner_lrs 1e-4:9e-1 --outer_lrs 1e-2:9e0.")
     trainability = TrainabilityMap(
-        FromConfig(_spelled(words), "model"),
-        FromConfig(_spelled(words), "data"),
-        parse_rates(options.inner_lrs),
-        parse_rates(options.outer_lrs),
-        options.iterations,
-        range(options.seeds),
-        options.optimizer,
-        options.zero_inner_lr,
-        options.divergence,
-        options.device,
+        FromConfig(words, "model"),
+        FromConfig(words, "data"),
+        parse_rates(inner_lrs),
+        parse_rates(outer_lrs),
+        iterations,
+        seed_list(seeds),
+        optimizer,
+        zero_inner_lr,
+        divergence,
+        device,
     )
-    result = trainability.run(options.output, options.workers, parse_shard(options.shard))
-    print(f"Map: {options.output}", flush=True)
-    if not result.complete:
+    result = trainability.run(output, workers, parse_shard(shard))
+    print(f"Map: {output}", flush=True)
+    if result.complete:
+        _print_pictures(plot_map(result), output)
+    else:
         print("Cells of other shards are missing; join all files with `lightning-gp map merge`.", flush=True)
-        return
-    print("Pictures: " + ", ".join(map(str, save_figure(plot_map(result), options.output))), flush=True)
-    if _names_logger(cli.config):
+    return result
+
+
+def _run(words: Sequence[str]) -> None:
+    kinds = {f"map.{name}": kind for name, kind in options_of(train_map, ["words"]).items()}
+    known, rest = spelled(words, kinds)  # `--shard 1/2` is short for `--map.shard=1/2`, and so on
+    cli = _cli([*rest, *known], 0)
+    options = vars(cli.config_init.map)
+    result = train_map([*rest, *known], **options)
+    if result.complete and _names_logger(cli.config):
         from lightning_gp.loggers import log_figures
 
-        log_figures(cli.trainer.loggers, {"trainability/map": plot_map(result)}, step=options.iterations)
-
-
-def _spelled(words: Sequence[str]) -> list[str]:
-    """``--shard 1/2`` is short for ``--map.shard 1/2``, and so on."""
-    short = {f"--{name}" for name in OPTIONS}
-    return [f"--map.{word[2:]}" if word.split("=")[0] in short else word for word in words]
+        log_figures(cli.trainer.loggers, {"trainability/map": plot_map(result)}, step=options["iterations"])
 
 
 def _names_logger(config: Any) -> bool:
@@ -120,32 +143,43 @@ def _names_logger(config: Any) -> bool:
     return logger is not None and not isinstance(logger, bool)
 
 
-def _merge(words: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser("lightning-gp map merge", description="Joins the files of all shards of a map.")
-    parser.add_argument("files", nargs="+", help="the shards' files")
-    parser.add_argument("--output", required=True, help="the file to write")
-    options = parser.parse_args(words)
-    _check_files(options.files)
-    merge(options.files, options.output)
-    print(f"Map: {options.output}")
+def merge_files(files: Sequence[Path], output: Path) -> None:
+    """Joins the files of all shards of a map.
+
+    Args:
+        files: the shards' files.
+        output: the file to write.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if they do not fit together, or cells are missing.
+    """
+    merge(files, output)
+    print(f"Map: {output}")
 
 
-def _check_files(files: Sequence[str]) -> None:
-    for file in files:
-        if not Path(file).is_file():
-            raise FileNotFoundError(
-                f"There is no map {file}; give the .jsonl file that `lightning-gp map` has written."
-            )
+def plot_file(
+    file: Path,
+    eigenvalues: Sequence[float] = (),
+    curves: Sequence[Curve] = ("simplified", "exact"),
+    title: str = "",
+    output: Path | None = None,
+) -> None:
+    """Draws a map, finished or not.
+
+    Args:
+        file: the map's file.
+        eigenvalues: λ_1 λ_2 … for the theory's curves.
+        curves: simplified, exact, positive_penalty.
+        title: above the picture.
+        output: where to, without extension; null for beside the map.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no map.
+    """
+    _print_pictures(plot_map(TrainabilityResult.load(file), eigenvalues, curves, title), output or file)
 
 
-def _plot(words: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser("lightning-gp map plot", description="Draws a map, finished or not.")
-    parser.add_argument("file", help="the map's file")
-    parser.add_argument("--eigenvalues", nargs="+", type=float, default=[], help="λ_1 λ_2 … for the theory's curves")
-    parser.add_argument("--curves", nargs="+", choices=list(KINDS), default=["simplified", "exact"])
-    parser.add_argument("--title", default="")
-    parser.add_argument("--output", type=Path, help="where to, without extension (default: beside the map)")
-    options = parser.parse_args(words)
-    _check_files([options.file])
-    figure = plot_map(TrainabilityResult.load(options.file), options.eigenvalues, options.curves, options.title)
-    print("Pictures: " + ", ".join(map(str, save_figure(figure, options.output or options.file))))
+def _print_pictures(figure: Figure, path: Path) -> None:
+    print("Pictures: " + ", ".join(map(str, save_figure(figure, path, ("png", "pdf")))), flush=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from lightning_gp._lightning import NAMESPACE
 
@@ -15,30 +16,55 @@ class Experiment(NamedTuple):
     """Where an experiment is and what it shows.
 
     Attributes:
-        home: module of ``lightning_gp.experiments`` whose ``main(words)`` runs it; or module:function.
+        home: module and function, or functions by name, of ``lightning_gp.experiments``; the command line is that of
+            the function (``runs.command``).
         shows: one line.
+        fixed: arguments of the function that are no options.
+        also: other names of options.
+        threads: whether it may use all of torch's threads; a step of a small network does not gain from them.
     """
 
     home: str
     shows: str
+    fixed: Mapping[str, Any] = {}
+    also: Mapping[str, str] = {}
+    threads: bool = False
 
 
 EXPERIMENTS = {
-    "lin": Experiment("maps_lin", "which learning rates train linear regression, against the theory's borders"),
-    "sin": Experiment("maps_sin", "the map of sinusoid regression with MAML"),
-    "omn": Experiment("maps_omn", "the map of Omniglot classification with MAML"),
-    "min": Experiment("maps_min", "the map of mini-ImageNet classification with MAML"),
-    "cmn": Experiment("maps_cmn", "the map of colored MNIST with IRMv1"),
-    "adam": Experiment("maps_adam", "the maps with Adam outside, where the effect is gone"),
-    "tg": Experiment("tg", "third derivative against squared Hessian on the way of training"),
-    "aopt": Experiment("aopt", "the optimal adaptation rate: estimate against brute force"),
-    "tuner": Experiment("tuner", "the tuner's learning rates against the papers' hand-picked ones"),
-    "colored-mnist": Experiment("colored_mnist", "IRM, ERM and the oracle with the IRM paper's settings"),
-    "gradient-norms": Experiment("gradient_norms", "the gradient norm under penalties of both signs"),
-    "lil-curves": Experiment("lil_curves", "MAML against MAML + LIL on Omniglot: consistencies and accuracy"),
-    "lil-table1": Experiment("lil_table1", "LIL paper, Table 1: a pre-trained initialisation against a random one"),
+    "lin": Experiment("map_lin.lin", "which learning rates train linear regression, against the theory's borders"),
+    "sin": Experiment("map_problems.sin", "the map of sinusoid regression with MAML"),
+    "omn": Experiment("map_problems.omn", "the map of Omniglot classification with MAML"),
+    "min": Experiment("map_problems.mini", "the map of mini-ImageNet classification with MAML"),
+    "cmn": Experiment("map_problems.cmn", "the map of colored MNIST with IRMv1"),
+    "adam": Experiment("map_problems.adam", "the maps with Adam outside, where the effect is gone"),
+    "tg": Experiment("tg.tg", "third derivative against squared Hessian on the way of training"),
+    "aopt": Experiment("aopt.aopt", "the optimal adaptation rate: estimate against brute force"),
+    "tuner": Experiment(
+        "tuner.tuner",
+        "the tuner's learning rates against the papers' hand-picked ones",
+        also={"steps": "trial_iterations"},
+    ),
+    "colored-mnist": Experiment(
+        "colored_mnist.colored_mnist",
+        "IRM, ERM and the oracle with the IRM paper's settings",
+        also={"data_dir": "root", "restarts": "seeds"},
+    ),
+    "gradient-norms": Experiment("gradient_norms.FIGURES", "the gradient norm under penalties of both signs"),
+    "lil-curves": Experiment(
+        "lil_curves.lil_curves", "MAML against MAML + LIL on Omniglot: consistencies and accuracy"
+    ),
+    "lil-table1": Experiment(
+        "lil_table1.lil_table1", "LIL paper, Table 1: a pre-trained initialisation against a random one"
+    ),
     **{
-        f"lil-table{number}": Experiment(f"lil_tables:table{number}", f"LIL paper, Table {number}, cell by cell")
+        f"lil-table{number}": Experiment(
+            "lil_tables.lil_table",
+            f"LIL paper, Table {number}, cell by cell",
+            fixed={"table": number},
+            also={"data_dir": "root"},
+            threads=True,
+        )
         for number in (2, 3, 4, 5)
     },
 }
@@ -46,6 +72,10 @@ EXPERIMENTS = {
 
 def main(args: Sequence[str]) -> None:
     """Runs the experiment that ``args`` starts with; the rest are its own options."""
+    from lightning_gp.allocator import keep_freed_memory
+    from lightning_gp.runs.command import command
+    from lightning_gp.trainability.map import one_thread
+
     words = list(args)
     if words[:1] in (["--help"], ["-h"]):
         print("lightning-gp reproduce EXPERIMENT [options]; --help behind the experiment says more.\n")
@@ -57,5 +87,9 @@ def main(args: Sequence[str]) -> None:
     # An experiment builds many Trainers and prints its own progress, which their remarks on the hardware would hide.
     logging.getLogger(f"{NAMESPACE}.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", module=r".*_pytree")
-    home, _, function = EXPERIMENTS[words[0]].home.partition(":")
-    getattr(importlib.import_module(f"lightning_gp.experiments.{home}"), function or "main")(words[1:])
+    keep_freed_memory()
+    path, _, fixed, also, threads = EXPERIMENTS[words[0]]
+    home, _, name = path.partition(".")
+    function = getattr(importlib.import_module(f"lightning_gp.experiments.{home}"), name)
+    with contextlib.nullcontext() if threads else one_thread():  # one, as the stated times are meant
+        command(function, f"lightning-gp reproduce {words[0]}", words[1:], also, **fixed)

@@ -53,14 +53,11 @@ def lightning_cli(
             f"{prog} needs a config: add --config FILE.yaml (examples/sinusoid_maml.yaml shows one), or --help for "
             "all options."
         )
-    import lightning_gp.datamodules as datamodules
-    import lightning_gp.modules as modules
     from lightning_gp.checkpoints import WholeCheckpoints
+    from lightning_gp.runs.config import known_classes
 
     description = options.pop("description", "Trains and tests what a config names, with Lightning's Trainer.")
-    for package in (modules, datamodules):  # known classes can be named without their path
-        for name in package.__all__:
-            getattr(package, name)
+    known_classes()
     base: Any = importlib.import_module(f"{NAMESPACE}.cli").LightningCLI
 
     class CLI(base):  # type: ignore[misc]

@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +16,7 @@ import torch
 
 from lightning_gp.experiments.aopt_measurements import (
     QUICK,
+    SETTINGS,
     Settings,
     against_erm,
     bases,
@@ -26,29 +24,34 @@ from lightning_gp.experiments.aopt_measurements import (
     over_variance,
     polynomial,
 )
-from lightning_gp.files import replacing
-from lightning_gp.plots import require_matplotlib
+from lightning_gp.plots import canvas, require_matplotlib, save_figure
+from lightning_gp.runs.folders import check_settings, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def aopt(settings: Settings | None = None, output: str | Path = "runs/aopt") -> dict[str, Any]:
-    """All of Fig. 1-3 of [Z22].
+def aopt(quick: bool = False, settings: Settings = SETTINGS, output: Path = Path("runs/aopt")) -> dict[str, Any]:
+    """The optimal adaptation rate of mixed linear regression and its estimate [Z22, Fig. 1-3].
 
     Args:
-        settings: see ``Settings``.
-        output: folder for ``aopt.json`` and ``aopt.png``.
+        quick: fewer tasks and draws, some seconds in place of minutes.
+        settings: of all measurements.
+        output: folder for aopt.json and aopt.png.
 
     Returns:
         The summary that is written as JSON.
+
+    Raises:
+        ValueError: if the folder holds a result of other settings.
     """
-    settings = settings or Settings()
+    settings = replace(QUICK, seed=settings.seed) if quick else settings
+    check_settings(output / "aopt.json", asdict(settings))
     require_matplotlib()
     start = time.perf_counter()
     known = bases(settings)
     summary: dict[str, Any] = {
-        "command": f"lightning-gp reproduce aopt{' --quick' if settings == QUICK else ''} --seed {settings.seed}",
+        "command": f"lightning-gp reproduce aopt{' --quick' if quick else ''} --seed {settings.seed}",
         "paper": {
             "estimation": "Z22 Theorem 1, Fig. 1: the estimate tends to the optimum as the number of tasks N grows",
             "variance": "Z22 Corollary, Fig. 2: the optimum falls as the variance grows, as 1/σ² for φ = (1, x)",
@@ -72,24 +75,17 @@ def aopt(settings: Settings | None = None, output: str | Path = "runs/aopt") -> 
         "Fourier": against_erm(known["Fourier"], settings, math.pi / math.sqrt(3)),
     }
     summary |= {"seconds": round(time.perf_counter() - start), "torch": torch.__version__}
-    _write(Path(output), summary, settings)
+    _write(output, summary, settings)
     return summary
 
 
 def _write(folder: Path, summary: dict[str, Any], settings: Settings) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with replacing(folder / "aopt.json") as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n")
-    figure = Figure(figsize=(11, 8.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    (errors, variance), (losses, distances) = figure.subplots(2, 2)
+    write_json(folder / "aopt.json", summary)
+    figure, (errors, variance, losses, distances) = canvas(2, 2, 5.5, 4.25)
     _draw_estimates(errors, variance, summary, settings)
     _draw_against_erm(losses, distances, summary["against_erm"])
-    with replacing(folder / "aopt.png") as path:
-        figure.savefig(path, dpi=120, format="png")
-    print(f"Picture: {folder / 'aopt.png'}   Numbers: {folder / 'aopt.json'}", flush=True)
+    (picture,) = save_figure(figure, folder / "aopt")
+    print(f"Picture: {picture}   Numbers: {folder / 'aopt.json'}", flush=True)
 
 
 def _draw_estimates(errors: Axes, variance: Axes, summary: dict[str, Any], settings: Settings) -> None:
@@ -133,17 +129,3 @@ def _draw_against_erm(losses: Axes, distances: Axes, summary: dict[str, Any]) ->
     )
     losses.legend()
     distances.legend(fontsize=8)
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """The command line of ``lightning-gp reproduce aopt``."""
-    parser = argparse.ArgumentParser(
-        "lightning-gp reproduce aopt",
-        description="The optimal adaptation rate of mixed linear regression and its estimate (Zou et al., Fig. 1-3).",
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer tasks and draws, some seconds in place of minutes")
-    parser.add_argument("--seed", type=int, default=0, help="of the features (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("runs/aopt"), help="folder (default: %(default)s)")
-    options = parser.parse_args(args)
-    torch.set_num_threads(1)  # as the stated times are meant
-    aopt(replace(QUICK if options.quick else Settings(), seed=options.seed), options.output)

@@ -56,6 +56,7 @@ class Settings:
     seed: int = 0
 
 
+SETTINGS = Settings()
 QUICK = Settings(tasks=(8, 32, 128, 512), draws=6, new_tasks=1000, deviations=(0.5, 1.0, 2.0, 4.0))
 
 

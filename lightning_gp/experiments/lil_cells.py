@@ -22,7 +22,7 @@ DATA = {
     "cars": "StanfordCarsDataModule",
     "cub": "CUBDataModule",
 }
-"""Name of a data set → its data module, and the folder of its images below ``--data-dir``."""
+"""Name of a data set → its data module, and the folder of its images below ``root``."""
 
 NETWORKS = {
     "conv4": {"inner_lr": 0.5, "lr": 1e-3, "iterations": 30_000},
@@ -81,9 +81,19 @@ def chosen(table: int, patterns: Sequence[str]) -> list[Cell]:
 
 @dataclass(frozen=True)
 class Options:
-    """What may be changed for a trial; None for the paper's value."""
+    """What may be changed for a trial.
 
-    data_dir: str = "data"
+    Attributes:
+        root: holds the folders mini, tiered, cars and cub.
+        class_folders: take any images in class folders.
+        iterations: outer steps; None for the paper's.
+        image_size: side in pixels.
+        widths: channels of Conv4 (1 number) or ResNet-12 (4); None for the paper's.
+        val_episodes: fixed validation episodes.
+        test_episodes: fixed test episodes.
+    """
+
+    root: str = "data"
     class_folders: bool = False
     iterations: int | None = None
     image_size: int = 84
@@ -92,12 +102,15 @@ class Options:
     test_episodes: int = 1000
 
 
+OPTIONS = Options()
+
+
 def data(name: str, shots: int, seed: int, iterations: int, options: Options) -> dict[str, Any]:
     """The config of a data module; an epoch is 1000 iterations of 4 tasks."""
     return {
         "class_path": "ClassFolderDataModule" if options.class_folders else DATA[name],
         "init_args": {
-            "root": str(Path(options.data_dir) / name),
+            "root": str(Path(options.root) / name),
             "ways": 5,
             "shots": shots,
             "queries": 15,

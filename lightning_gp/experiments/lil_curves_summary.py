@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning_gp.experiments.curves import Row
-from lightning_gp.files import replacing
+import numpy as np
+
+from lightning_gp.plots import canvas
+from lightning_gp.runs.folders import read_json, same
+from lightning_gp.runs.summaries import over_seeds
+from lightning_gp.runs.training import Row, write_results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAMES = {"maml": "MAML", "lil": "MAML + LIL"}
 COLOURS = {"maml": "black", "lil": "tab:red"}
@@ -24,7 +28,7 @@ THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95)
 Run = dict[str, Any]
 
 
-def aggregate(folder: Path) -> dict[str, Any]:
+def summarize(folder: Path) -> dict[str, Any]:
     """Writes ``lil_curves.csv``, ``.json`` and ``.png`` of all runs in ``folder / "runs"``.
 
     Args:
@@ -40,10 +44,9 @@ def aggregate(folder: Path) -> dict[str, Any]:
     paths = sorted((folder / "runs").glob("*-seed*.json"))
     if not paths:
         raise FileNotFoundError(f"There is no finished run in {folder / 'runs'}; make some first, without --aggregate.")
-    runs: list[Run] = [json.loads(path.read_text()) for path in paths]
+    runs: list[Run] = [read_json(path) for path in paths]
     for path, run in zip(paths, runs, strict=True):
-        if run["settings"] != runs[0]["settings"]:
-            raise ValueError(f"{path} has other settings than {paths[0]}; keep runs of one comparison in one folder.")
+        same(path, run["settings"], runs[0]["settings"])
     grouped = {name: [run for run in runs if run["algorithm"] == name] for name in NAMES}
     grouped = {name: group for name, group in grouped.items() if group}
     result = {
@@ -54,25 +57,8 @@ def aggregate(folder: Path) -> dict[str, Any]:
         "lil_minus_maml_same_seed": _paired(grouped),
     }
     rows = [{"algorithm": r["algorithm"], "seed": r["seed"], **row} for r in runs for row in r["rows"]]
-    with replacing(folder / "lil_curves.csv") as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    with replacing(folder / "lil_curves.json") as path:
-        path.write_text(json.dumps(result, indent=2) + "\n")
-    _draw(folder / "lil_curves.png", grouped)
-    print(f"{len(runs)} runs; picture: {folder / 'lil_curves.png'}   curves: .csv   summary: .json", flush=True)
+    write_results(folder, "lil_curves", rows, result, _drawn(grouped))
     return result
-
-
-def spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean and sample standard deviation (None of one value).
-
-    Example:
-        >>> spread([1.0, 3.0])
-        {'mean': 2.0, 'std': 1.4142135623730951}
-    """
-    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
 
 def first_iteration(rows: Sequence[Row], threshold: float) -> int | None:
@@ -86,8 +72,8 @@ def first_iteration(rows: Sequence[Row], threshold: float) -> int | None:
 
 
 def _described(group: Sequence[Run]) -> dict[str, Any]:
-    def of(value: Callable[[Run], float]) -> dict[str, float | None]:
-        return spread([value(run) for run in group])
+    def of(value: Callable[[Run], float]) -> dict[str, Any]:
+        return over_seeds([value(run) for run in group])
 
     iterations = group[0]["settings"]["iterations"]
     return {
@@ -120,30 +106,26 @@ def _paired(grouped: dict[str, list[Run]]) -> dict[str, Any]:
     }
 
 
-def _draw(path: Path, grouped: dict[str, list[Run]]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (key, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+def _drawn(grouped: dict[str, list[Run]]) -> Figure:
+    figure, panels = canvas(len(PANELS), width=14 / 3, height=4)
+    for axes, (key, label) in zip(panels, PANELS.items(), strict=True):
         drawn: list[float] = []
         for name, group in grouped.items():
             iterations = [row["iteration"] for row in group[0]["rows"]]
-            columns = list(zip(*([row[key] for row in run["rows"]] for run in group), strict=True))
-            means = [statistics.fmean(column) for column in columns]
-            deviations = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns]
-            low = [mean - deviation for mean, deviation in zip(means, deviations, strict=True)]
-            high = [mean + deviation for mean, deviation in zip(means, deviations, strict=True)]
+            columns = zip(*([row[key] for row in run["rows"]] for run in group), strict=True)
+            points = [over_seeds(column) for column in columns]
+            means = np.array([point["mean"] for point in points])
+            deviations = np.array([point["std"] or 0.0 for point in points])
             plural = "seed" if len(group) == 1 else "seeds"
             axes.plot(iterations, means, color=COLOURS[name], label=f"{NAMES[name]}, {len(group)} {plural}")
-            axes.fill_between(iterations, low, high, color=COLOURS[name], alpha=0.2, linewidth=0)
-            drawn += [mean for mean in means if math.isfinite(mean)]
+            axes.fill_between(
+                iterations, means - deviations, means + deviations, color=COLOURS[name], alpha=0.2, linewidth=0
+            )
+            drawn += means[np.isfinite(means)].tolist()
         if key != "val/accuracy":
             axes.axhline(1.0, color="grey", linestyle="--", linewidth=1, label="linear")
             if drawn and min(drawn) > 0 and max(drawn) > 10 * min(drawn):
                 axes.set_yscale("log")
         axes.set(xlabel="iteration", ylabel=label)
         axes.legend()
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+    return figure

@@ -1,41 +1,29 @@
-"""Tables 2-5 of the LIL paper, cell by cell, given the images.
-
-    lightning-gp reproduce lil-table2 --list
-    lightning-gp reproduce lil-table2 --cell maml+lil/5-shot/mini --data-dir data --seeds 0 1 2
-    lightning-gp reproduce lil-table2 --aggregate
-
-The images of a data set are looked for in ``<data-dir>/mini``, ``tiered``, ``cars`` and ``cub``, as its data module
-wants them; with ``--class-folders`` in ``<data-dir>/mini/{train,val,test}/<class>/``, whatever these are. A trained
-network is kept in ``--runs`` and serves all tables; a finished cell and seed is skipped and a killed one goes on.
-See ``lil_cells`` for the settings.
-"""
+"""Runs and prints Tables 2-5 of the LIL paper; ``lil_cells`` says what each cell is."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning_gp._lightning import pl
-from lightning_gp.allocator import keep_freed_memory
-from lightning_gp.experiments.built import build_data, build_module
-from lightning_gp.experiments.domains import as_text, check_fits, summary
-from lightning_gp.experiments.lil_cells import DATA, NETWORKS, Cell, Options, cells, chosen, data, stages
-from lightning_gp.experiments.runs import evaluated, same_settings, train, write_json
+from lightning_gp.experiments.lil_cells import NETWORKS, OPTIONS, Cell, Options, cells, chosen, data, stages
+from lightning_gp.runs.config import build_data, build_module
+from lightning_gp.runs.domains import check_fits, shown, summary
+from lightning_gp.runs.folders import kept, read_json, same_settings, write_json
+from lightning_gp.runs.training import evaluated, train
+from lightning_gp.trainability.grid import check_seeds
 
 
-def run_cell(cell: Cell, seed: int, options: Options, runs: Path, accelerator: str = "auto") -> dict[str, Any]:
+def run_cell(cell: Cell, seed: int, options: Options, output: Path, device: str = "auto") -> dict[str, Any]:
     """Trains (or finds) the network of one cell and seed and tests it.
 
     Args:
         cell: of any table.
         seed: of weights and episodes.
         options: see ``Options``.
-        runs: folder of all runs.
-        accelerator: of the Trainer.
+        output: folder of all runs.
+        device: where to compute.
 
     Returns:
         What is kept in ``test_<data set>.json``: all test numbers, and the iterations.
@@ -44,41 +32,34 @@ def run_cell(cell: Cell, seed: int, options: Options, runs: Path, accelerator: s
         ValueError: if the images do not fit the network, or the folder holds a run with other settings.
         FileNotFoundError: if there are no images.
     """
-    folder = _folder(cell, runs) / f"seed_{seed}"
+    folder = _folder(cell, output) / f"seed_{seed}"
     pretrained = folder / "pretraining" / "final.ckpt"
     plan = stages(cell, options, str(pretrained))
     total = sum(iterations for _, iterations in plan)
     shapes = {"image_size": options.image_size, "widths": options.widths, "class_folders": options.class_folders}
     same_settings(folder, {"iterations": total, "val_episodes": options.val_episodes, **shapes})
-    path = folder / f"test_{cell.test}.json"
-    if path.is_file():
-        kept: dict[str, Any] = json.loads(path.read_text())
-        if kept["test_episodes"] == options.test_episodes:
-            return kept
-    note = f"{cell.network} {cell.method} {cell.shots}-shot {cell.train}, seed {seed}"
-    test = build_data(data(cell.test, cell.shots, seed, total, options))
-    pl.seed_everything(seed, verbose=False)
-    check_fits(build_module(plan[0][0]), test, cell.test)
-    for config, iterations in plan:
-        last = config is plan[-1][0]
+
+    def made() -> dict[str, Any]:
+        note = f"{cell.network} {cell.method} {cell.shots}-shot {cell.train}, seed {seed}"
+        test = build_data(data(cell.test, cell.shots, seed, total, options))
         pl.seed_everything(seed, verbose=False)
-        module = build_module(config)
-        images = build_data(data(cell.train, cell.shots, seed, iterations, options))
-        place = folder if last else pretrained.parent
-        checkpoint = train(module, images, place, iterations, note, best=last, accelerator=accelerator)
-    weights = {"class_path": "lightning_gp.networks.load_pretrained"}
-    network = {**weights, "init_args": {"network": _plain(plan[0][0]), "checkpoint": str(checkpoint)}}
-    config["init_args"]["network"] = network
-    result = {
-        **evaluated(build_module(config), test, accelerator),
-        "iterations": total,
-        "test_episodes": options.test_episodes,
-    }
-    write_json(path, result)
-    return result
+        check_fits(build_module(plan[0][0]), test, cell.test)
+        for config, iterations in plan:
+            last = config is plan[-1][0]
+            pl.seed_everything(seed, verbose=False)
+            module = build_module(config)
+            images = build_data(data(cell.train, cell.shots, seed, iterations, options))
+            place = folder if last else pretrained.parent
+            checkpoint = train(module, images, place, iterations, note, best=last, device=device)
+        weights = {"network": plan[0][0]["init_args"]["network"], "checkpoint": str(checkpoint)}
+        config["init_args"]["network"] = {"class_path": "lightning_gp.networks.load_pretrained", "init_args": weights}
+        tested = evaluated(build_module(config), test, device)
+        return {**tested, "iterations": total, "test_episodes": options.test_episodes}
+
+    return kept(folder / f"test_{cell.test}.json", {"test_episodes": options.test_episodes}, made)
 
 
-def aggregate(table: int, runs: Path) -> dict[str, Any]:
+def aggregated(table: int, output: Path) -> dict[str, Any]:
     """Mean and standard deviation over the finished seeds of every cell, beside the published numbers.
 
     Raises:
@@ -86,13 +67,15 @@ def aggregate(table: int, runs: Path) -> dict[str, Any]:
     """
     result: dict[str, Any] = {}
     for cell in cells(table):
-        files = sorted(_folder(cell, runs).glob(f"seed_*/test_{cell.test}.json"))
-        results = [json.loads(path.read_text()) for path in files]
+        files = sorted(_folder(cell, output).glob(f"seed_*/test_{cell.test}.json"))
+        results = [read_json(path) for path in files]
         row: dict[str, Any] = {"published": cell.published}
         if results:
             iterations = {each["iterations"] for each in results}
             if len(iterations) > 1:
-                raise ValueError(f"The seeds of {cell.name} in {runs} had different iterations: {sorted(iterations)}.")
+                raise ValueError(
+                    f"The seeds of {cell.name} in {output} had different iterations: {sorted(iterations)}."
+                )
             row.update(summary(results), iterations=iterations.pop())
         result[cell.name] = row
     return result
@@ -106,7 +89,7 @@ def print_table(table: int, content: Mapping[str, Mapping[str, Any]]) -> None:
     full = NETWORKS[everything[0].network]["iterations"]
     for cell in everything:
         found = content[cell.name]
-        rows.setdefault(f"{cell.method} ({cell.shots})", []).append(as_text(found) if "mean" in found else "–")
+        rows.setdefault(f"{cell.method} ({cell.shots})", []).append(shown(found)[0] if "mean" in found else "–")
         rows.setdefault(f"{cell.method} ({cell.shots}), L22", []).append(cell.published)
         trials |= {found["iterations"]} - {full} if "iterations" in found else set()
     columns = list(dict.fromkeys(cell.pair for cell in everything))
@@ -118,12 +101,12 @@ def print_table(table: int, content: Mapping[str, Mapping[str, Any]]) -> None:
         print(f"Trials, not comparable: {', '.join(map(str, sorted(trials)))} instead of {full:g} iterations.")
 
 
-def print_configs(found: Sequence[Cell], options: Options, runs: Path, seed: int) -> None:
+def print_configs(found: Sequence[Cell], options: Options, output: Path, seed: int) -> None:
     """Every training of the cells as a config for ``lightning-gp fit``."""
     import yaml  # type: ignore[import-untyped]
 
     for cell in found:
-        folder = _folder(cell, runs) / f"seed_{seed}"
+        folder = _folder(cell, output) / f"seed_{seed}"
         for config, iterations in stages(cell, options, str(folder / "pretraining" / "final.ckpt")):
             content = {
                 "seed_everything": seed,
@@ -134,55 +117,55 @@ def print_configs(found: Sequence[Cell], options: Options, runs: Path, seed: int
             print(f"--- # {cell.name}\n{yaml.safe_dump(content, sort_keys=False)}", end="")
 
 
-def _folder(cell: Cell, runs: Path) -> Path:
-    return runs / cell.network / cell.method / f"{cell.shots}-shot" / cell.train
+def _folder(cell: Cell, output: Path) -> Path:
+    return output / cell.network / cell.method / f"{cell.shots}-shot" / cell.train
 
 
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    network: dict[str, Any] = config["init_args"]["network"]
-    return network
+def lil_table(
+    table: int,
+    list: bool = False,
+    cell: Sequence[str] = (),
+    aggregate: bool = False,
+    print_config: bool = False,
+    seeds: Sequence[int] = (0, 1, 2),
+    options: Options = OPTIONS,
+    output: Path = Path("runs/lil"),
+    device: str = "auto",
+) -> None:
+    """Tables 2-5 of the LIL paper, cell by cell, given the images.
 
+    The images of a data set are looked for in root/mini, tiered, cars and cub, as its data module wants them; with
+    --class-folders in root/mini/{train,val,test}/<class>/, whatever these are. A trained network is kept in the output
+    folder and serves all tables; a finished cell and seed is skipped and a killed one goes on.
 
-def main(table: int, arguments: Sequence[str] | None = None) -> None:
-    """The command line of one table."""
-    parser = argparse.ArgumentParser(
-        f"lightning-gp reproduce lil-table{table}",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--list", action="store_true", help="print the cells' names")
-    action.add_argument("--cell", nargs="+", help="run these cells; * stands for anything")
-    action.add_argument("--aggregate", action="store_true", help="print and write the table from what is finished")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one training each (default: 0 1 2)")
-    parser.add_argument("--data-dir", default=Options.data_dir, help=f"holds the folders {', '.join(DATA)}")
-    parser.add_argument("--class-folders", action="store_true", help="see above")
-    parser.add_argument("--iterations", type=int, help="instead of the paper's, for a trial")
-    parser.add_argument("--image-size", type=int, default=Options.image_size, help="(default: %(default)s)")
-    parser.add_argument("--widths", type=int, nargs="+", help="channels of Conv4 (1 number) or ResNet-12 (4)")
-    parser.add_argument("--val-episodes", type=int, default=Options.val_episodes, help="(default: %(default)s)")
-    parser.add_argument("--test-episodes", type=int, default=Options.test_episodes, help="(default: %(default)s)")
-    parser.add_argument("--print-config", action="store_true", help="with --cell: print configs for `fit`, run nothing")
-    parser.add_argument("--runs", type=Path, default=Path("runs/lil"), help="folder of all runs (default: %(default)s)")
-    parser.add_argument("--accelerator", default="auto", help="of the Trainer (default: %(default)s)")
-    given = vars(parser.parse_args(arguments))
-    given["widths"] = tuple(given["widths"]) if given["widths"] else None
-    options = Options(**{name: given[name] for name in Options.__dataclass_fields__})
-    if given["list"]:
-        print("\n".join(cell.name for cell in cells(table)))
-    elif given["aggregate"]:
-        content = aggregate(table, given["runs"])
+    Args:
+        table: 2, 3, 4 or 5.
+        list: print the cells' names.
+        cell: run these cells, such as maml+lil/5-shot/mini; * stands for anything.
+        aggregate: print and write the table from what is finished.
+        print_config: with --cell, print configs for `fit`, run nothing.
+        seeds: one training each; one number N stands for 0 … N − 1.
+        options: what may be changed for a trial.
+        output: folder of all runs.
+        device: where to compute.
+
+    Raises:
+        ValueError: if not exactly one of ``list``, ``cell`` and ``aggregate`` is given, or see ``run_cell``.
+        FileNotFoundError: if there are no images.
+    """
+    if list + bool(cell) + aggregate != 1:
+        raise ValueError("Give one of --list, --cell NAME … and --aggregate.")
+    check_seeds(seeds)
+    if list:
+        print("\n".join(each.name for each in cells(table)))
+    elif aggregate:
+        content = aggregated(table, output)
         print_table(table, content)
-        write_json(given["runs"] / f"table{table}.json", content)
-    elif given["print_config"]:
-        print_configs(chosen(table, given["cell"]), options, given["runs"], given["seeds"][0])
+        write_json(output / f"table{table}.json", content)
+    elif print_config:
+        print_configs(chosen(table, cell), options, output, seeds[0])
     else:
-        keep_freed_memory()
-        for cell in chosen(table, given["cell"]):
-            for seed in given["seeds"]:
-                result = run_cell(cell, seed, options, given["runs"], given["accelerator"])
-                interval = f"{100 * result['accuracy']:.2f} ± {100 * result['accuracy_ci95']:.2f} %"
-                print(f"{cell.name}, seed {seed}: {interval} of {result['test_episodes']} episodes", flush=True)
-
-
-table2, table3, table4, table5 = (partial(main, number) for number in (2, 3, 4, 5))
+        for each, seed in ((each, seed) for each in chosen(table, cell) for seed in seeds):
+            result = run_cell(each, seed, options, output, device)
+            interval = f"{100 * result['accuracy']:.2f} ± {100 * result['accuracy_ci95']:.2f} %"
+            print(f"{each.name}, seed {seed}: {interval} of {result['test_episodes']} episodes", flush=True)

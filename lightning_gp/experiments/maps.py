@@ -6,23 +6,21 @@ regularization perspective.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lightning_gp.files import replacing
+from lightning_gp.plots import canvas, save_figure
+from lightning_gp.runs.folders import write_json
 from lightning_gp.trainability.grid import parse_shard
 from lightning_gp.trainability.map import TrainabilityMap
-from lightning_gp.trainability.plot import canvas, draw_map, save_figure
+from lightning_gp.trainability.plot import Curve, draw_map
 from lightning_gp.trainability.result import Criterion, TrainabilityResult
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """One row of the table: what the paper says, what was found, and whether they agree."""
 
     paper: str
@@ -30,80 +28,99 @@ class Finding:
     agrees: bool
 
 
-def parser_of(name: str, description: str, output: str) -> argparse.ArgumentParser:
-    """The options that all maps have."""
-    parser = argparse.ArgumentParser(f"lightning-gp reproduce {name}", description=description)
-    parser.add_argument("--quick", action="store_true", help="a coarse map of a small problem, in minutes")
-    parser.add_argument("--workers", type=int, default=1, help="processes of one thread each (default: %(default)s)")
-    parser.add_argument("--shard", default="1/1", help="i/n: the i-th of n shares; join with `lightning-gp map merge`")
-    parser.add_argument("--device", default="cpu", help="where to compute (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path(output), help="folder (default: %(default)s)")
-    return parser
+class Panel(NamedTuple):
+    """A map as it is drawn: its title, and the eigenvalues and curves of the theory; see ``draw_map``."""
+
+    title: str
+    eigenvalues: Sequence[float] = ()
+    curves: Sequence[Curve] = ("simplified", "exact")
 
 
-def computed(trainability: TrainabilityMap, options: argparse.Namespace, name: str) -> TrainabilityResult:
-    """Runs a map, or goes on with it, in ``<output>/<name>.jsonl``; a shard's file has its numbers in the name."""
-    index, shards = parse_shard(options.shard)
-    suffix = "" if shards == 1 else f"-{index}of{shards}"
-    path = options.output / f"{file_name(name, options)}{suffix}.jsonl"
-    result = trainability.run(path, options.workers, (index, shards))
-    print(f"{name}: {result.outer_steps} outer steps computed for {len(result.cells)} cells, in {path}", flush=True)
-    return result
+@dataclass(frozen=True)
+class Run:
+    """How maps are computed.
+
+    Attributes:
+        quick: a coarse map of a small problem, in minutes.
+        workers: processes of one thread each.
+        shard: i/n for the i-th of n shares of the cells; join them with `lightning-gp map merge`.
+        device: where to compute.
+        output: folder; null for runs/ and the experiment's name.
+    """
+
+    quick: bool = False
+    workers: int = 1
+    shard: str = "1/1"
+    device: str = "cpu"
+    output: Path | None = None
+
+    def path(self, experiment: str, name: str = "") -> Path:
+        """Of the experiment's files, without extension; those of ``quick`` have a name of their own."""
+        folder = Path("runs") / experiment if self.output is None else self.output
+        return folder / f"{name or experiment}{'-quick' if self.quick else ''}"
+
+    def computed(self, trainability: TrainabilityMap, experiment: str, name: str = "") -> TrainabilityResult:
+        """Runs a map, or goes on with it, in ``<path>.jsonl``; a shard's file has its numbers in the name."""
+        index, shards = parse_shard(self.shard)
+        stem = self.path(experiment, name)
+        path = stem.with_name(f"{stem.name}{'' if shards == 1 else f'-{index}of{shards}'}.jsonl")
+        result = trainability.run(path, self.workers, (index, shards))
+        print(f"{stem.name}: {result.outer_steps} outer steps for {len(result.cells)} cells, in {path}", flush=True)
+        return result
 
 
-def file_name(name: str, options: argparse.Namespace) -> str:
-    """``--quick`` has files of its own."""
-    return f"{name}-quick" if options.quick else name
+RUN = Run()
+"""In this process, in full."""
 
 
-def one_map(name: str, options: argparse.Namespace, trainability: TrainabilityMap, title: str, paper: str) -> None:
-    """Runs one map and, where it is complete, writes its picture and whether a larger β is usable near the last α."""
-    result = computed(trainability, options, name)
-    if result.complete:
-        findings = [larger_near_the_end(result, paper)]
-        write(name, options, {title: result}, findings, {"borders": borders(result)})
+def complete(results: Sequence[TrainabilityResult]) -> bool:
+    """Whether all cells are there; says what to do if not."""
+    if all(result.complete for result in results):
+        return True
+    print("This is one of several shards: merge them, put the files in place, and run the command once more.")
+    return False
 
 
 def write(
-    name: str,
-    options: argparse.Namespace,
-    results: dict[str, TrainabilityResult],
+    experiment: str,
+    run: Run,
+    results: Mapping[Panel, TrainabilityResult],
     findings: Sequence[Finding],
-    numbers: dict[str, Any],
+    numbers: Mapping[str, Any],
+    **options: bool,
 ) -> None:
-    """Draws the maps side by side (PNG, PDF), prints the table, and writes it as JSON."""
-    if not all(result.complete for result in results.values()):
-        print("This is one of several shards: merge them, put the file in place, and run the command once more.")
-        return
+    """Draws the maps side by side (PNG, PDF), prints what was found against what the paper says, and writes it as JSON.
+
+    Args:
+        experiment: its name.
+        run: how it was run.
+        results: the maps, by how they are drawn.
+        findings: the table.
+        numbers: what else the JSON file holds.
+        **options: of the command, beside those of ``run``.
+    """
     figure, panels = canvas(len(results))
-    for axes, (title, result) in zip(panels, results.items(), strict=True):
-        draw_map(axes, result, title=title)
-    files = save_figure(figure, options.output / file_name(name, options))
-    write_table(name, options, findings, numbers)
-    print(f"Pictures: {', '.join(map(str, files))}", flush=True)
-
-
-def write_table(name: str, options: argparse.Namespace, findings: Sequence[Finding], numbers: dict[str, Any]) -> None:
-    """Prints what was found against what the paper says, and writes both as ``<output>/<name>.json``."""
-    table = [{"paper": row.paper, "found": row.found, "agrees": row.agrees} for row in findings]
-    path = options.output / f"{file_name(name, options)}.json"
+    for axes, (panel, result) in zip(panels, results.items(), strict=True):
+        draw_map(axes, result, panel.eigenvalues, panel.curves, panel.title)
+    path = run.path(experiment)
+    files = save_figure(figure, path, ("png", "pdf"))
     # Where and on how many processes it was computed does not change the numbers.
-    chosen = [f"--{key}" for key in ("quick", "compile") if getattr(options, key, False)]
-    summary = {"command": " ".join(["lightning-gp reproduce", name, *chosen]), "findings": table, **numbers}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    chosen = [f"--{key}" for key, value in {"quick": run.quick, **options}.items() if value]
+    table = {"findings": [finding._asdict() for finding in findings], **numbers}
+    write_json(
+        path.with_suffix(".json"), {"command": " ".join(["lightning-gp reproduce", experiment, *chosen]), **table}
+    )
     for row in findings:
         print(f"paper: {row.paper}\nfound: {row.found} [{'agrees' if row.agrees else 'DIFFERS'}]", flush=True)
-    print(f"Table: {path}", flush=True)
+    print(f"Table: {path}.json   Pictures: {', '.join(map(str, files))}", flush=True)
 
 
 def borders(result: TrainabilityResult, criterion: Criterion = "diverged") -> dict[str, Any]:
     """The largest usable β of each α and of α = 0, for JSON (∞ as null)."""
-    at_zero = result.zero_critical_outer_lr(criterion)
     critical = result.critical_outer_lrs(criterion)
     return {
         "criterion": criterion,
-        "alpha_zero": _finite(at_zero),
+        "alpha_zero": _finite(result.zero_critical_outer_lr(criterion)),
         "by_alpha": {f"{alpha:g}": _finite(beta) for alpha, beta in zip(result.inner_lrs, critical, strict=True)},
         "cells_diverged": int((result.diverged > 0).sum()),
         "cells": int(result.diverged.size),

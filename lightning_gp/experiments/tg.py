@@ -9,12 +9,10 @@ The Hessian of the simplified MAML L − (α/2)‖∇L‖² is H − α(Tg + H²
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +21,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_gp._lightning import pl
+from lightning_gp.checks import whole
 from lightning_gp.datamodules.sinusoid import SinusoidDataModule
 from lightning_gp.environments import Environments, chunks_of
-from lightning_gp.files import replacing
 from lightning_gp.functional.lanczos import leading_eigenpairs
 from lightning_gp.functional.spectrum import frobenius_norm
 from lightning_gp.functional.third_order import third_order_operators
 from lightning_gp.modules.maml import MAML
 from lightning_gp.networks.sinusoid import SinusoidMLP
-from lightning_gp.plots import require_matplotlib
+from lightning_gp.plots import canvas, require_matplotlib, save_figure
+from lightning_gp.runs.folders import check_settings, write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +43,17 @@ QUICK = 2000
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of ``tg``: those of [T19, appendix C]."""
+    """Those of [T19, appendix C].
+
+    Attributes:
+        iterations: outer steps, minutes.
+        inner_lr: α.
+        outer_lr: β of SGD.
+        environments: per batch.
+        products: for each Frobenius norm.
+        seed: of weights and episodes.
+        compile: by torch.compile, which needs a C++ compiler.
+    """
 
     iterations: int = 50_000
     inner_lr: float = 1e-2
@@ -55,31 +64,37 @@ class Settings:
     compile: bool = True
 
 
-def tg(settings: Settings | None = None, output: str | Path = "runs/tg") -> dict[str, Any]:
-    """Trains MAML on sinusoids with SGD, then measures Tg, H² and Tg + H² [T21, Fig. 5].
+SETTINGS = Settings()
+
+
+def tg(quick: bool = False, settings: Settings = SETTINGS, output: Path = Path("runs/tg")) -> dict[str, Any]:
+    """Eigenvalues and norms of Tg, H² and Tg + H² on a sinusoid network that MAML has trained by SGD [T21, Fig. 5].
 
     L is the unadapted query loss: of one batch of environments that training has not seen, as in the paper, and of its
     first ten environments one by one, whose gradients do not cancel.
 
     Args:
-        settings: see ``Settings``.
-        output: folder for ``tg.json`` and ``tg.png``.
+        quick: train 2,000 iterations only, under a minute.
+        settings: of training and measurement.
+        output: folder for tg.json and tg.png.
 
     Returns:
         The summary that is written as JSON.
 
     Raises:
-        ValueError: if there are no iterations.
+        TypeError: if a count is no whole number.
+        ValueError: if one is below 1, or the folder holds a result of other settings.
     """
-    settings = settings or Settings()
-    if settings.iterations < 1:
-        raise ValueError(f"iterations={settings.iterations} must be at least 1.")
+    settings = replace(settings, iterations=QUICK) if quick else settings
+    whole(1, environments=settings.environments, products=settings.products)
+    whole(1, iterations=settings.iterations)
+    check_settings(output / "tg.json", asdict(settings))
     require_matplotlib()
     start = time.perf_counter()
     module, environments = _trained(settings)
     module = module.double()
     environments = torch.utils._pytree.tree_map(lambda tensor: tensor.double(), environments)
-    measured = {
+    found = {
         "mean": _measured(module, environments, settings),
         "single": _mean([_measured(module, each, settings) for each in list(chunks_of(environments, 1))[:10]]),
     }
@@ -88,11 +103,11 @@ def tg(settings: Settings | None = None, output: str | Path = "runs/tg") -> dict
         "paper": "T21 Fig. 5: the eigenvalues and the norm of Tg are by far smaller than those of H²",
         "settings": asdict(settings),
         "losses": LOSSES,
-        **measured,
+        **found,
         "seconds": round(time.perf_counter() - start),
         "torch": torch.__version__,
     }
-    _write(Path(output), summary)
+    _write(output, summary)
     return summary
 
 
@@ -155,26 +170,19 @@ def _mean(measurements: Sequence[Any]) -> Any:
 
 
 def _write(folder: Path, summary: dict[str, Any]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with replacing(folder / "tg.json") as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n")
-    figure = Figure(figsize=(11, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    for row, key in zip(figure.subplots(2, 3), LOSSES, strict=True):
+    write_json(folder / "tg.json", summary)
+    figure, panels = canvas(3, 2, 11 / 3, 3)
+    for row, key in zip((panels[:3], panels[3:]), LOSSES, strict=True):
         _draw(row, summary[key], LOSSES[key])
-    iterations = summary["settings"]["iterations"]
-    figure.suptitle(f"Third-order curvature of sinusoid MAML after {iterations} iterations")
-    with replacing(folder / "tg.png") as path:
-        figure.savefig(path, dpi=120, format="png")
+    figure.suptitle(f"Third-order curvature of sinusoid MAML after {summary['settings']['iterations']} iterations")
+    (picture,) = save_figure(figure, folder / "tg")
     for key, title in LOSSES.items():
         print(f"\n{title}: {summary[key]['loss']:.4g}\n{'':10}{'λ_1':>12}{'λ_2':>12}{'Frobenius':>12}")
         for name, label in NAMES.items():
             values = summary[key][name]
             numbers = [*values["eigenvalues"], values["frobenius_norm"]]
             print(f"{label:10}" + "".join(f"{number:12.4g}" for number in numbers))
-    print(f"\nPicture: {folder / 'tg.png'}   Numbers: {folder / 'tg.json'}", flush=True)
+    print(f"\nPicture: {picture}   Numbers: {folder / 'tg.json'}", flush=True)
 
 
 def _draw(panels: Sequence[Axes], values: dict[str, Any], title: str) -> None:
@@ -186,22 +194,3 @@ def _draw(panels: Sequence[Axes], values: dict[str, Any], title: str) -> None:
         panel.margins(y=0.15)
         panel.set_ylabel(label)
     panels[1].set_title(title)
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """The command line of ``lightning-gp reproduce tg``."""
-    parser = argparse.ArgumentParser(
-        "lightning-gp reproduce tg",
-        description="Eigenvalues and norms of Tg, H² and Tg + H² on a trained sinusoid network (T21, Fig. 5).",
-    )
-    parser.add_argument("--quick", action="store_true", help=f"train {QUICK} iterations only, under a minute")
-    parser.add_argument(
-        "--iterations", type=int, default=Settings.iterations, help="outer steps (default: %(default)s, minutes)"
-    )
-    parser.add_argument("--seed", type=int, default=Settings.seed, help="of weights and episodes (default: 0)")
-    parser.add_argument("--eager", action="store_true", help="do without torch.compile, which needs a C++ compiler")
-    parser.add_argument("--output", type=Path, default=Path("runs/tg"), help="folder (default: %(default)s)")
-    options = parser.parse_args(args)
-    torch.set_num_threads(1)  # the network is tiny: more threads only wait for each other
-    iterations = QUICK if options.quick else options.iterations
-    tg(Settings(iterations=iterations, seed=options.seed, compile=not options.eager), options.output)

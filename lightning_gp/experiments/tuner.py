@@ -8,94 +8,117 @@ regularization perspective, section IX-A: the same problems with 100 and 32 envi
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch.nn import functional as F
 
 from lightning_gp._lightning import LightningDataModule, pl
+from lightning_gp.checks import choice, whole
 from lightning_gp.datamodules.omniglot import OmniglotDataModule
 from lightning_gp.datamodules.sinusoid import SinusoidDataModule
-from lightning_gp.files import replacing
 from lightning_gp.modules.maml import MAML
 from lightning_gp.networks.conv4 import Conv4
 from lightning_gp.networks.sinusoid import SinusoidMLP
-from lightning_gp.plots import require_matplotlib
+from lightning_gp.plots import canvas, require_matplotlib, save_figure
+from lightning_gp.runs.folders import check_settings, write_json
 from lightning_gp.trainability.engine import CellTrainer
-from lightning_gp.trainability.plot import canvas
 from lightning_gp.trainability.stream import BatchStream
-from lightning_gp.trainability.suggestion import Suggestion
-from lightning_gp.trainability.tuner import LearningRateTuner
+from lightning_gp.tuning.suggestion import Suggestion
+from lightning_gp.tuning.tuner import LearningRateTuner
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Problem = Literal["sinusoid", "omniglot"]
 HAND_PICKED = {"sinusoid": (0.01, 0.001), "omniglot": (0.4, 0.001)}
 ITERATIONS = {"sinusoid": 5000, "omniglot": 1000}
-STEPS = {"sinusoid": 200, "omniglot": 60}
+TRIALS = {"sinusoid": 200, "omniglot": 60}
+ENVIRONMENTS = {"sinusoid": 100, "omniglot": 32}
 Curve = list[tuple[int, float]]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Settings of ``compare``: of the two trainings, and ``steps`` of each of the tuner's."""
-
-    problem: str = "sinusoid"
-    iterations: int = 5000
-    steps: int = 200
-    environments: int = 100
-    channels: int = 64
-    seed: int = 0
-    device: str = "cpu"
-    root: str = "data"
-
-
-def compare(settings: Settings, output: str | Path = "runs/tuner") -> dict[str, Any]:
+def tuner(
+    problem: Problem,
+    quick: bool = False,
+    iterations: int | None = None,
+    trial_iterations: int | None = None,
+    environments: int | None = None,
+    channels: int = 64,
+    root: str = "data",
+    seed: int = 0,
+    device: str = "cpu",
+    output: Path = Path("runs/tuner"),
+) -> dict[str, Any]:
     """Tunes, then trains with the suggestion and with the papers' rates from the same weights on the same episodes.
 
-    These episodes are others than those of the probing runs, and new ones at each iteration, so that the training
+    These episodes are others than those of the tuner's trials, and new ones at each iteration, so that the training
     objective is that of unseen environments.
 
     Args:
-        settings: see ``Settings``.
-        output: folder for ``<problem>.json``, ``<problem>.png`` (curves) and ``<problem>_tuning.png``.
+        problem: sinusoid (minutes) or omniglot (wants a GPU).
+        quick: a fifth of the iterations.
+        iterations: of both trainings, at least 10; null for 5000 (sinusoid) or 1000 (omniglot).
+        trial_iterations: of each of the tuner's trials; null for 200 or 60.
+        environments: per batch; null for 100 or 32.
+        channels: of Conv4, on Omniglot.
+        root: folder of the Omniglot data.
+        seed: of weights and episodes.
+        device: where to compute.
+        output: folder for <problem>.json, <problem>.png (curves) and <problem>_tuning.png.
 
     Returns:
         The summary that is written as JSON.
 
     Raises:
-        ValueError: if the problem is unknown, or there are fewer than 10 iterations.
+        TypeError: if a count is no whole number.
+        ValueError: if the problem is unknown, a number out of range, or the folder holds a result of other settings.
         FileNotFoundError: if there is no Omniglot.
     """
-    if settings.problem not in HAND_PICKED:
-        raise ValueError(f"problem={settings.problem!r} is unknown; use one of {', '.join(HAND_PICKED)}.")
-    if settings.iterations < 10:
-        raise ValueError(f"iterations={settings.iterations} must be at least 10.")
+    choice(tuple(HAND_PICKED), problem=problem)
+    if iterations is None:
+        iterations = ITERATIONS[problem] // (5 if quick else 1)
+    trial_iterations = TRIALS[problem] if trial_iterations is None else trial_iterations
+    environments = ENVIRONMENTS[problem] if environments is None else environments
+    whole(10, iterations=iterations)
+    settings: dict[str, Any] = {"environments": environments, "channels": channels}
+    whole(1, **settings)
+    settings |= {"iterations": iterations, "trial_iterations": trial_iterations, "seed": seed, "device": device}
+    check_settings(output / f"{problem}.json", settings)
+
+    def data(seed: int) -> LightningDataModule:
+        length = max(iterations, trial_iterations) + 1
+        if problem == "sinusoid":
+            return SinusoidDataModule(environments_per_batch=environments, iterations_per_epoch=length, seed=seed)
+        return OmniglotDataModule(root, environments_per_batch=environments, iterations_per_epoch=length, seed=seed)
+
     require_matplotlib()
-    module = problem_module(settings)
+    pl.seed_everything(seed, verbose=False)
+    inner_lr = HAND_PICKED[problem][0]
+    if problem == "sinusoid":
+        module = MAML(SinusoidMLP(), inner_lr=inner_lr, criterion=F.mse_loss)
+    else:
+        module = MAML(Conv4(5, channels, downsample="stride"), inner_lr=inner_lr)
     start = time.perf_counter()
-    suggestion = LearningRateTuner(settings.steps, seed=settings.seed, progress=_say).tune(
-        module, problem_data(settings, settings.seed), settings.device
+    suggestion = LearningRateTuner(trial_iterations, seed=seed, progress=partial(print, flush=True)).tune(
+        module, data(seed), device
     )
     tuning_seconds = time.perf_counter() - start
     print(f"\n{suggestion.report()}\n", flush=True)
-    stream = BatchStream(problem_data(settings, settings.seed + 1), settings.device)
-    train = CellTrainer(module, stream, "adam", seed=settings.seed)
-    rates = {"suggested": (suggestion.inner_lr, suggestion.outer_lr), "papers'": HAND_PICKED[settings.problem]}
-    curves = {name: _curve(train, name, *each, settings.iterations) for name, each in rates.items()}
-    final = {name: _late(curve, settings.iterations) for name, curve in curves.items()}
+    stream = BatchStream(data(seed + 1), device)
+    train = CellTrainer(module, stream, "adam", seed=seed)
+    rates = {"suggested": (suggestion.inner_lr, suggestion.outer_lr), "papers'": HAND_PICKED[problem]}
+    curves = {name: _curve(train, name, *each, iterations) for name, each in rates.items()}
+    final = {name: _late(curve, iterations) for name, curve in curves.items()}
     summary = {
-        "command": f"lightning-gp reproduce tuner {settings.problem} --iterations {settings.iterations} "
-        f"--steps {settings.steps} --environments {settings.environments} --channels {settings.channels} "
-        f"--seed {settings.seed} --device {settings.device}",
-        "settings": {name: value for name, value in asdict(settings).items() if name != "root"},
+        "command": f"lightning-gp reproduce tuner {problem} --iterations {iterations} --trial-iterations "
+        f"{trial_iterations} --environments {environments} --channels {channels} --seed {seed} "
+        f"--device {device}",
+        "settings": settings,
         "rates": rates,
         "loss_in_last_tenth": final,
         "at_least_as_good": final["suggested"] <= final["papers'"],
@@ -104,29 +127,8 @@ def compare(settings: Settings, output: str | Path = "runs/tuner") -> dict[str, 
         "seconds": round(time.perf_counter() - start),
         "torch": torch.__version__,
     }
-    _write(Path(output), settings, summary, curves, suggestion)
+    _write(output, problem, summary, curves, suggestion)
     return summary
-
-
-def problem_module(settings: Settings) -> MAML:
-    """MAML on the problem, with the papers' rates."""
-    pl.seed_everything(settings.seed, verbose=False)
-    inner_lr = HAND_PICKED[settings.problem][0]
-    if settings.problem == "sinusoid":
-        return MAML(SinusoidMLP(), inner_lr=inner_lr, criterion=F.mse_loss)
-    return MAML(Conv4(5, settings.channels, downsample="stride"), inner_lr=inner_lr)
-
-
-def problem_data(settings: Settings, seed: int) -> LightningDataModule:
-    """Its episodes."""
-    options = {
-        "environments_per_batch": settings.environments,
-        "iterations_per_epoch": max(settings.iterations, settings.steps) + 1,
-        "seed": seed,
-    }
-    if settings.problem == "sinusoid":
-        return SinusoidDataModule(**options)  # type: ignore[arg-type]
-    return OmniglotDataModule(settings.root, **options)  # type: ignore[arg-type]
 
 
 def _curve(train: CellTrainer, name: str, inner_lr: float, outer_lr: float, iterations: int) -> Curve:
@@ -149,23 +151,17 @@ def _late(curve: Curve, iterations: int) -> float:
     return statistics.fmean(loss for iteration, loss in curve if iteration >= 0.9 * iterations)
 
 
-def _write(
-    folder: Path, settings: Settings, summary: dict[str, Any], curves: dict[str, Curve], suggestion: Suggestion
-) -> None:
-    name = settings.problem
-    with replacing(folder / f"{name}.json") as path:
-        path.write_text(json.dumps(summary, indent=2) + "\n")
-    with replacing(folder / f"{name}_tuning.png") as path:
-        suggestion.plot().savefig(path, dpi=120, format="png")
-    figure, (axes,) = canvas(1)
+def _write(folder: Path, name: str, summary: dict[str, Any], curves: dict[str, Curve], suggestion: Suggestion) -> None:
+    write_json(folder / f"{name}.json", summary)
+    (tuning,) = save_figure(suggestion.plot(), folder / f"{name}_tuning")
+    figure, (axes,) = canvas()
     _draw(axes, summary, curves)
     axes.set_title(f"MAML on {name}: the tuner's rates against the papers'")
-    with replacing(folder / f"{name}.png") as path:
-        figure.savefig(path, dpi=120, format="png")
+    (picture,) = save_figure(figure, folder / name)
     for each, loss in summary["loss_in_last_tenth"].items():
         alpha, beta = summary["rates"][each]
         print(f"{each} rates, α = {alpha:.3g}, β = {beta:.3g}: loss {loss:.4g} in the last tenth")
-    print(f"Picture: {folder / name}.png   Numbers: {name}.json   Probing runs: {name}_tuning.png", flush=True)
+    print(f"Picture: {picture}   Numbers: {name}.json   Trials: {tuning.name}", flush=True)
 
 
 def _draw(axes: Axes, summary: dict[str, Any], curves: dict[str, Curve]) -> None:
@@ -182,40 +178,3 @@ def _draw(axes: Axes, summary: dict[str, Any], curves: dict[str, Curve]) -> None
     axes.set_yscale("log")
     axes.set(xlabel="iteration", ylabel="adapted query loss of new environments")
     axes.legend()
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """The command line of ``lightning-gp reproduce tuner``."""
-    parser = argparse.ArgumentParser(
-        "lightning-gp reproduce tuner",
-        description="The tuner's learning rates against the papers', after the same number of iterations.",
-    )
-    parser.add_argument("problem", choices=list(HAND_PICKED), help="sinusoid (minutes) or omniglot (wants a GPU)")
-    parser.add_argument("--quick", action="store_true", help="a fifth of the iterations")
-    parser.add_argument("--iterations", type=int, help=f"of both trainings (default: {ITERATIONS})")
-    parser.add_argument("--steps", type=int, help=f"of each probing run (default: {STEPS})")
-    parser.add_argument("--environments", type=int, help="per batch (default: 100 sinusoids, 32 of Omniglot)")
-    parser.add_argument("--channels", type=int, default=64, help="of Conv4, on Omniglot (default: %(default)s)")
-    parser.add_argument("--root", default="data", help="folder of the Omniglot data (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and episodes (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("runs/tuner"), help="folder (default: %(default)s)")
-    options = parser.parse_args(args)
-    torch.set_num_threads(1)  # as the stated times are meant
-    name = options.problem
-    iterations = options.iterations or ITERATIONS[name] // (5 if options.quick else 1)
-    settings = Settings(
-        problem=name,
-        iterations=iterations,
-        steps=options.steps or STEPS[name],
-        environments=options.environments or {"sinusoid": 100, "omniglot": 32}[name],
-        channels=options.channels,
-        seed=options.seed,
-        device=options.device,
-        root=options.root,
-    )
-    compare(settings, options.output)

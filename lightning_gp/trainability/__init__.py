@@ -12,9 +12,7 @@ __getattr__, __dir__, __all__ = lazy(
     {
         "BatchStream": "stream",
         "CellTrainer": "engine",
-        "LearningRateTuner": "tuner",
         "Outcome": "engine",
-        "Suggestion": "suggestion",
         "TrainabilityMap": "map",
         "TrainabilityResult": "result",
         "decades": "grid",

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from lightning_gp import __version__
 from lightning_gp.environments import Environments
 from lightning_gp.trainability.objective import rate_of
+from lightning_gp.trainability.stream import Data
 
 # Where the data lie and how they are loaded does not change what they are.
 _NOT_DATA = ("root", "data_dir", "cache_dir", "download", "num_workers")
 _ANY_RATE = ("inner_lr", "coefficient", "penalty_weight")
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """``value`` as JSON can hold it; classes, functions and objects by name, modules by their structure."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -55,7 +56,7 @@ def describe_objective(objective: Any) -> dict[str, Any]:
     }
 
 
-def describe_data(data: Any) -> dict[str, Any]:
+def describe_data(data: Data) -> dict[str, Any]:
     """Class and arguments of a DataModule; tensors are told apart by the checksum of the first batch."""
     arguments = dict(getattr(data, "hparams", {}))
     return {

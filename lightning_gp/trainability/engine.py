@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
-from lightning_gp.trainability.objective import rate_of, value_and_gradients
+from lightning_gp.checks import choice, number
+from lightning_gp.trainability.objective import Trainable, rate_of, value_and_gradients
 from lightning_gp.trainability.stream import BatchStream
 
 OptimizerName = Literal["sgd", "adam"]
@@ -78,18 +79,19 @@ class CellTrainer:
 
     def __init__(
         self,
-        objective: Any,
+        objective: Trainable,
         stream: BatchStream,
         optimizer: OuterOptimizer = "sgd",
         divergence: float = 1e4,
         seed: int = 0,
     ) -> None:
         self.rate = rate_of(objective)
-        if not divergence > 1:
-            raise ValueError(f"divergence={divergence} must be above 1: it bounds the loss relative to the first one.")
-        self.objective = objective.to(stream.device).train()
-        self.stream = stream
-        self.build = optimizer if callable(optimizer) else _named_optimizer(optimizer)
+        number(above=1, divergence=divergence)
+        if not callable(optimizer):
+            choice(OPTIMIZERS, optimizer=optimizer)
+        cast(nn.Module, objective).to(stream.device).train()
+        self.objective, self.stream = objective, stream
+        self.build = optimizer if callable(optimizer) else OPTIMIZERS[optimizer]
         self.divergence = divergence
         self.seed = seed
         self.parameters: list[nn.Parameter] = objective.trained_parameters()
@@ -173,8 +175,5 @@ def _adam(parameters: list[nn.Parameter], rate: float) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=rate)
 
 
-def _named_optimizer(name: str) -> Callable[[list[nn.Parameter], float], Any]:
-    kinds = {"sgd": _GradientDescent, "adam": _adam}
-    if name not in kinds:
-        raise ValueError(f"optimizer={name!r} is unknown; use 'sgd', 'adam', or a function of parameters and rate.")
-    return kinds[name]
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], float], Any]] = {"sgd": _GradientDescent, "adam": _adam}
+"""What a name for the outer optimizer stands for."""

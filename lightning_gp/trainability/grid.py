@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
+
+from lightning_gp.checks import whole
 
 
 def decades(low: float, high: float) -> list[float]:
@@ -121,3 +124,34 @@ def parse_shard(text: str) -> tuple[int, int]:
     if not (index.isdecimal() and shards.isdecimal() and 1 <= int(index) <= int(shards)):
         raise ValueError(f"shard={text!r} must be i/n with 1 <= i <= n, such as 1/4.")
     return int(index), int(shards)
+
+
+def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """The seeds of several runs.
+
+    Raises:
+        TypeError: if one is no whole number.
+        ValueError: if there are none, or two are equal.
+    """
+    if not len(seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={list(seeds)} must be at least one, and all must differ.")
+    numbered: dict[str, Any] = {f"seeds[{index}]": seed for index, seed in enumerate(seeds)}
+    whole(0, **numbered)
+    return tuple(seeds)
+
+
+def seed_list(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """Seeds from the command line: a count n is 0 … n − 1.
+
+    Raises:
+        TypeError: if one is no whole number.
+        ValueError: if there are none, or two are equal.
+
+    Example:
+        >>> seed_list(2), seed_list([5])
+        ((0, 1), (5,))
+    """
+    if isinstance(seeds, Sequence):
+        return check_seeds(seeds)
+    whole(1, seeds=seeds)
+    return tuple(range(seeds))

@@ -11,16 +11,17 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from lightning_gp.allocator import keep_freed_memory
+from lightning_gp.checks import whole
 from lightning_gp.trainability.describe import describe_data, describe_objective, describe_seed, plain, versions
 from lightning_gp.trainability.engine import CellTrainer, Outcome, OuterOptimizer
-from lightning_gp.trainability.grid import check_rates
-from lightning_gp.trainability.objective import rate_of
+from lightning_gp.trainability.grid import check_rates, check_seeds
+from lightning_gp.trainability.objective import Trainable, rate_of
 from lightning_gp.trainability.result import TrainabilityResult
 from lightning_gp.trainability.storage import FORMAT, SHARD, Cell, Header, Journal, cells_of
 from lightning_gp.trainability.stream import BatchStream, Data
@@ -49,7 +50,7 @@ class TrainabilityMap:
     Raises:
         ValueError: if a grid is empty, does not ascend or has rates ≤ 0, a number is out of range, or several seeds are
             asked of one module.
-        TypeError: if the objective cannot be trained by a map.
+        TypeError: if the objective cannot be trained by a map, or a count is no whole number.
 
     Example:
         >>> from lightning_gp import MAML, Environments
@@ -63,7 +64,7 @@ class TrainabilityMap:
 
     def __init__(
         self,
-        objective: Any,
+        objective: Trainable | Callable[[int], Trainable],
         data: Data | Callable[[int], Data],
         inner_lrs: Sequence[float],
         outer_lrs: Sequence[float],
@@ -74,10 +75,8 @@ class TrainabilityMap:
         divergence: float = 1e4,
         device: str | torch.device = "cpu",
     ) -> None:
-        if iterations < 1:
-            raise ValueError(f"iterations={iterations} must be at least 1.")
-        if not seeds or len(set(seeds)) < len(seeds):
-            raise ValueError(f"seeds={list(seeds)} must be at least one, without repeats.")
+        whole(1, iterations=iterations)
+        self.seeds = check_seeds(seeds)
         if isinstance(objective, nn.Module):
             rate_of(objective)
             if len(seeds) > 1:
@@ -88,7 +87,7 @@ class TrainabilityMap:
         self.objective, self.data = objective, data
         self.inner_lrs = check_rates("inner_lrs", inner_lrs)
         self.outer_lrs = check_rates("outer_lrs", outer_lrs)
-        self.iterations, self.seeds = iterations, tuple(seeds)
+        self.iterations = iterations
         self.optimizer, self.zero_inner_lr, self.divergence = optimizer, zero_inner_lr, divergence
         self.device = torch.device(device)
         self._trainer: CellTrainer | None = None
@@ -116,10 +115,9 @@ class TrainabilityMap:
                 out of range.
         """
         index, shards = shard
-        if not 1 <= index <= shards:
+        whole(1, workers=workers, shard=min(shard))
+        if index > shards:
             raise ValueError(f"shard={index}/{shards}: the first number must be in 1 … {shards}.")
-        if workers < 1:
-            raise ValueError(f"workers={workers} must be at least 1.")
         with one_thread():
             header = self.header()
             if shards > 1:
@@ -146,7 +144,8 @@ class TrainabilityMap:
         if self._trainer is None or self._trainer.seed != seed:
             self._trainer = None  # frees its batches
             torch.manual_seed(seed)
-            objective = self.objective if isinstance(self.objective, nn.Module) else self.objective(seed)
+            build = cast(Callable[[int], Trainable], self.objective)
+            objective = cast(Trainable, build) if isinstance(build, nn.Module) else build(seed)
             data = self.data(seed) if callable(self.data) else self.data
             stream = BatchStream(data, self.device)
             self._trainer = CellTrainer(objective, stream, self.optimizer, self.divergence, seed)
@@ -190,7 +189,7 @@ class TrainabilityMap:
 
     def _computed(self, cells: list[Cell], workers: int) -> Iterator[tuple[Cell, Outcome]]:
         if workers > 1 and len(cells) > 1:
-            yield from in_processes(self, cells, workers)
+            yield from in_processes(self.compute, cells, workers)
             return
         keep_freed_memory()
         for cell in cells:

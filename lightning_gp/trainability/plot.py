@@ -7,13 +7,11 @@ regularization perspective: Figs. 1 and 6.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lightning_gp.files import replacing
-from lightning_gp.plots import require_matplotlib
+from lightning_gp.plots import canvas
 from lightning_gp.theory.learning_rates import Kind, critical_inner_lr, critical_outer_lr
 from lightning_gp.trainability.result import Array, TrainabilityResult
 
@@ -53,20 +51,9 @@ def plot_map(
         ValueError: if a curve is unknown.
         TypeError: if ``result`` is no map.
     """
-    figure, (axes,) = canvas(1)
+    figure, (axes,) = canvas()
     draw_map(axes, result, eigenvalues, curves, title)
     return figure
-
-
-def canvas(panels: int) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, without a display."""
-    require_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4 * panels, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(np.atleast_1d(np.asarray(figure.subplots(1, panels))))
 
 
 def draw_map(
@@ -124,27 +111,6 @@ def _draw_theory(
         critical = float(critical_inner_lr(np.asarray(eigenvalues, dtype=np.float64))) / factor
         if horizontal[0] < critical < horizontal[-1]:
             axes.axvline(critical, color="tab:gray", linestyle="-.", linewidth=1.3, label=f"α_c = {critical:.3g}")
-
-
-def save_figure(figure: Figure, path: str | Path) -> list[Path]:
-    """Writes the figure as PNG and as PDF, each whole or not at all.
-
-    Args:
-        figure: the figure.
-        path: where to; the extension is replaced.
-
-    Returns:
-        The two files.
-    """
-    written = []
-    for extension in ("png", "pdf"):
-        target = Path(path).with_suffix(f".{extension}")
-        # Without the date, the same numbers make the same file.
-        metadata: dict[str, Any] = {"CreationDate": None} if extension == "pdf" else {"Software": None}
-        with replacing(target) as temporary:
-            figure.savefig(temporary, dpi=150, format=extension, metadata=metadata)
-        written.append(target)
-    return written
 
 
 def edges(centres: Array) -> Array:

@@ -38,6 +38,8 @@ def read(path: str | Path) -> tuple[Header, dict[Cell, Outcome]]:
         FileNotFoundError: if there is no file.
         ValueError: if it is no such file, or a line other than the last is damaged.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no map {path}; give the .jsonl file that `lightning-gp map` has written.")
     lines = Path(path).read_bytes().split(b"\n")
     records: list[Any] = []
     for number, line in enumerate(lines[:-1]):  # what follows the last line end was cut off, or is nothing
@@ -149,7 +151,7 @@ def cells_of(header: Header) -> list[Cell]:
     return [Cell(seed, alpha, beta) for seed in header["seeds"] for alpha in inner for beta in header["outer_lrs"]]
 
 
-def check_same(found: Any, wanted: Any, path: str | Path, what: str = "this run") -> None:
+def check_same(found: Header, wanted: Header, path: str | Path, what: str = "this run") -> None:
     """Refuses a file of other settings.
 
     Raises:
@@ -166,7 +168,7 @@ def check_same(found: Any, wanted: Any, path: str | Path, what: str = "this run"
         )
 
 
-def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+def _flat(value: object, prefix: str = "") -> Iterable[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from _flat(item, f"{prefix}.{key}" if prefix else key)
@@ -178,11 +180,11 @@ def _line(cell: Cell, outcome: Outcome) -> bytes:
     return _sealed({**cell._asdict(), **outcome._asdict()})
 
 
-def _dump(record: Any) -> str:
+def _dump(record: object) -> str:
     return json.dumps(record, allow_nan=False, ensure_ascii=True, separators=(", ", ": "))
 
 
-def _sealed(record: Any) -> bytes:
+def _sealed(record: object) -> bytes:
     text = _dump(record)
     return f'{{"crc32": "{zlib.crc32(text.encode()):08x}", "record": {text}}}\n'.encode()
 

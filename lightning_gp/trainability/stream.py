@@ -8,9 +8,11 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from lightning_gp._lightning import LightningDataModule
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches
+from lightning_gp.trainability.recording import tensors_of
 
 Data: TypeAlias = LightningDataModule | Environments | Sequence[EnvironmentBatch]
 """A DataModule (its training batches, epoch after epoch), one batch for all iterations, or batches that repeat."""
@@ -75,7 +77,7 @@ class BatchStream:
         """A batch behind those that are kept; kept as well, if there is room."""
         if self._last is None or not _same(self._last[0], drawn):  # a full batch is moved and counted once
             moved = _moved(drawn, self.device)
-            self._bytes += sum(tensor.nbytes for tensor in _tensors(moved))
+            self._bytes += sum(tensor.nbytes for tensor in tensors_of(moved))
             self._last = drawn, moved
         batch = self._last[1]
         if self._bytes <= self.budget:
@@ -101,20 +103,10 @@ class BatchStream:
         return [self._module.on_after_batch_transfer(environments, 0) for environments in batch]
 
 
-def _tensors(batch: Batch) -> list[Tensor]:
-    return [tensor for environments in batch for examples in environments if examples for tensor in examples]
-
-
 def _same(left: Batch, right: Batch) -> bool:
-    pairs = itertools.zip_longest(_tensors(left), _tensors(right))
+    pairs = itertools.zip_longest(tensors_of(left), tensors_of(right))
     return all(one is other for one, other in pairs)
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:
-    return [
-        Environments(
-            (support[0].to(device), support[1].to(device)),
-            None if query is None else (query[0].to(device), query[1].to(device)),
-        )
-        for support, query in batch
-    ]
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device), batch)  # type: ignore[no-any-return]

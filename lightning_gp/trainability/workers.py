@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context, parent_process
-from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,20 +15,23 @@ from lightning_gp.allocator import keep_freed_memory
 from lightning_gp.trainability.engine import Outcome
 from lightning_gp.trainability.storage import Cell
 
-if TYPE_CHECKING:
-    from lightning_gp.trainability.map import TrainabilityMap
-
-_map: Any = None
+Compute = Callable[[Cell], Outcome]
+_compute_cell: Compute
 
 
-def in_processes(trainability: TrainabilityMap, cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, Outcome]]:
+def in_processes(compute: Compute, cells: Sequence[Cell], workers: int) -> Iterator[tuple[Cell, Outcome]]:
     """Outcomes as they are finished.
 
+    Args:
+        compute: trains a cell; each process gets a copy of its own.
+        cells: what to compute.
+        workers: processes.
+
     Raises:
-        ValueError: if the map cannot be pickled.
+        ValueError: if ``compute`` cannot be pickled.
     """
     try:
-        content = pickle.dumps(trainability)
+        content = pickle.dumps(compute)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
             f"workers={workers} needs an objective, data and optimizer that can be pickled ({error}). Define functions "
@@ -46,12 +48,16 @@ def in_processes(trainability: TrainabilityMap, cells: Sequence[Cell], workers: 
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _compute(cell: Cell) -> Outcome:
+    return _compute_cell(cell)
+
+
 def _prepare(content: bytes) -> None:
-    global _map
+    global _compute_cell
     torch.set_num_threads(1)
     keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _map = pickle.loads(content)
+    _compute_cell = pickle.loads(content)
 
 
 def _end_with_parent() -> None:
@@ -60,8 +66,3 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def _compute(cell: Cell) -> Outcome:
-    outcome: Outcome = _map.compute(cell)
-    return outcome

@@ -3,61 +3,26 @@
 import csv
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch.nn import functional as F
 
 from lightning_gp._lightning import pl
-from lightning_gp.datamodules import ColoredMNISTDataModule, colored_mnist, omniglot
+from lightning_gp.commands import reproduce
+from lightning_gp.datamodules import ColoredMNISTDataModule, colored_mnist
 from lightning_gp.experiments import gradient_norms
-from lightning_gp.experiments.gradient_norms import main
+from lightning_gp.experiments.gradient_norms import omniglot
 from lightning_gp.experiments.penalty_signs import Signs, signs
 from lightning_gp.networks import ColoredMNISTMLP
 
-NAMES = {
-    "train": ["Alpha/character01", "Alpha/character02", "Beta/character01"],
-    "val": ["Beta/character02", "Beta/character03"],
-    "test": ["Gamma/character01", "Gamma/character02"],
-}
-TINY = Signs(
-    iterations=4,
-    every=2,
-    seeds=2,
-    inner_rates=(0.0, 0.01),
-    weights=(0.0, 1.0),
-    ways=2,
-    environments=2,
-    channels=4,
-    examples=20,
-)
-
-
-@pytest.fixture(autouse=True)
-def _single_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def characters(tmp_path, monkeypatch):
-    """Bars of different sizes in Omniglot's folders."""
-    monkeypatch.setattr(omniglot, "vinyals_split", lambda: NAMES)
-    monkeypatch.setenv("LIGHTNING_GP_CACHE", str(tmp_path / "cache"))
-    for i, name in enumerate(sorted(name for names in NAMES.values() for name in names)):
-        part = "images_evaluation" if name.startswith("Gamma") else "images_background"
-        folder = tmp_path / "data" / part / name
-        folder.mkdir(parents=True)
-        for j in range(20):
-            image = Image.new("1", (28, 28), 1)
-            ImageDraw.Draw(image).rectangle((2, 2, 4 + 3 * i, 6 + j), fill=0)
-            image.save(folder / f"{i:04d}_{j + 1:02d}.png")
-    return tmp_path / "data"
+TINY = Signs(iterations=4, every=2, ways=2, environments=2, channels=4, examples=20)
+POINTS = {"inner_rates": (0.0, 0.01), "weights": (0.0, 1.0)}
 
 
 @pytest.fixture
@@ -86,24 +51,11 @@ def is_picture(path):
         return image.format == "PNG" and min(image.size) > 300
 
 
-def test_omniglot_from_the_command_line(characters, tmp_path, monkeypatch, capsys):
-    small = {"ways": 2, "channels": 4, "environments": 2}
-    run = gradient_norms.omniglot
-    monkeypatch.setattr(gradient_norms, "omniglot", lambda **options: run(**options, **small))
-    words = [
-        "omniglot",
-        "--root",
-        characters,
-        "--iterations",
-        4,
-        "--every",
-        2,
-        "--seed",
-        3,
-        "--output",
-        tmp_path / "out",
-    ]
-    main([str(word) for word in words])
+def test_omniglot_from_the_command_line(characters, tmp_path, capsys):
+    options = {"ways": 2, "channels": 4, "environments": 2, "iterations": 4, "every": 2, "seed": 3}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    words += ["--root", str(characters), "--output", str(tmp_path / "out")]
+    reproduce.main(["gradient-norms", "omniglot", *words])
     assert "iteration 4/4" in capsys.readouterr().out
     rows = table(tmp_path / "out" / "omniglot.csv")
     assert [(row["run"], row["iteration"]) for row in rows] == [
@@ -125,13 +77,13 @@ def test_omniglot_from_the_command_line(characters, tmp_path, monkeypatch, capsy
 
 def test_both_runs_see_the_same_network_and_episodes(characters, tmp_path):
     small = {"ways": 2, "channels": 4, "environments": 2, "iterations": 4, "every": 2}
-    gradient_norms.omniglot(str(characters), output=tmp_path, inner_lr=0.0, **small)
+    omniglot(str(characters), output=tmp_path, inner_lr=0.0, **small)
     maml, alpha_0 = np.split(np.array([list(row.values())[1:] for row in table(tmp_path / "omniglot.csv")], float), 2)
     np.testing.assert_array_equal(maml, alpha_0)
 
 
 def test_signs(digits, characters, tmp_path):
-    summary = signs(str(digits), TINY, tmp_path / "out", str(characters))
+    summary = signs(str(digits), str(characters), TINY, (0, 1), **POINTS, output=tmp_path / "out")
     rows = table(tmp_path / "out" / "signs.csv")
     assert len(rows) == 3 * 2 * 2 * 2  # algorithms, coefficients, seeds, measurements
     last = [
@@ -148,8 +100,8 @@ def test_signs(digits, characters, tmp_path):
 
 
 def test_the_norm_is_that_of_each_environment_after_the_last_step(digits, characters, tmp_path):
-    settings = replace(TINY, seeds=1)
-    summary = signs(str(digits), settings, tmp_path, str(characters))
+    settings = TINY
+    summary = signs(str(digits), str(characters), settings, (0,), **POINTS, output=tmp_path)
     pl.seed_everything(0, verbose=False)
     network = ColoredMNISTMLP(settings.hidden)
     pairs = list(ColoredMNISTDataModule(str(digits), examples=settings.examples).environments("train").values())
@@ -165,40 +117,41 @@ def test_the_norm_is_that_of_each_environment_after_the_last_step(digits, charac
     assert summary["mean_norm_by_coefficient"]["irmv1"]["0"] == pytest.approx(sum(norms) / 2, rel=1e-4)
 
 
-def test_signs_from_the_command_line(digits, tmp_path, monkeypatch):
+def test_signs_from_the_command_line(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(gradient_norms, "signs", lambda *arguments: seen.append(arguments))
-    main(
-        [
-            "signs",
-            "--root",
-            "mnist",
-            "--omniglot-root",
-            "omniglot",
-            "--seeds",
-            "2",
-            "--examples",
-            "20",
-            "--output",
-            str(tmp_path),
-        ]
-    )
-    assert seen == [("mnist", Signs(seeds=2, examples=20), tmp_path, "omniglot")]
+
+    def record(root: str, omniglot_root: str, settings: Signs, seeds: Sequence[int], output: Path) -> None:
+        """Keeps the arguments."""
+        seen.append((root, omniglot_root, settings, list(seeds), output))
+
+    monkeypatch.setitem(gradient_norms.FIGURES, "signs", record)
+    words = "signs --root mnist --omniglot-root omniglot --seeds 2 --examples 20 --output"
+    reproduce.main(["gradient-norms", *words.split(), str(tmp_path)])
+    assert seen == [("mnist", "omniglot", Signs(examples=20), [0, 1], tmp_path)]
+
+
+def test_finished_curves_are_kept_and_those_of_other_settings_refused(characters, tmp_path, monkeypatch):
+    small = {"ways": 2, "channels": 4, "environments": 2, "iterations": 4, "every": 2, "output": tmp_path / "out"}
+    first = omniglot(str(characters), **small)
+    monkeypatch.setattr(gradient_norms, "measured", lambda *_: pytest.fail("a finished run was started again"))
+    assert omniglot(str(characters), **small) == first
+    with pytest.raises(ValueError, match="iterations was 4, is 6"):
+        omniglot(str(characters), **{**small, "iterations": 6})
 
 
 def test_missing_omniglot_shows_before_the_first_curve(digits, tmp_path):
     with pytest.raises(FileNotFoundError, match="No Omniglot"):
-        signs(str(digits), TINY, tmp_path / "out", str(tmp_path))
+        signs(str(digits), str(tmp_path), TINY, output=tmp_path / "out")
 
 
 def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match=r"every=50 .* iterations=10"):
-        gradient_norms.omniglot(str(tmp_path), iterations=10)
+        omniglot(str(tmp_path), iterations=10)
     with pytest.raises(ValueError, match="every=0"):
-        signs(str(tmp_path), replace(TINY, every=0))
-    with pytest.raises(ValueError, match="seeds=0"):
-        signs(str(tmp_path), replace(TINY, seeds=0))
+        signs(str(tmp_path), settings=replace(TINY, every=0))
+    with pytest.raises(ValueError, match=r"seeds=\[\] must"):
+        signs(str(tmp_path), settings=TINY, seeds=())
     with pytest.raises(FileNotFoundError, match="MNIST is missing"):
-        signs(str(tmp_path), TINY)
+        signs(str(tmp_path), settings=TINY)
     with pytest.raises(FileNotFoundError, match="No Omniglot"):
-        gradient_norms.omniglot(str(tmp_path))
+        omniglot(str(tmp_path))

@@ -9,9 +9,9 @@ import yaml
 from lightning_gp import ANIL, BOIL, FOMAML, LIL, MAML, LILPretraining
 from lightning_gp.cli import main
 from lightning_gp.experiments import lil_tables
-from lightning_gp.experiments.built import build_module
 from lightning_gp.experiments.lil_cells import Options, cells, chosen, data, stages
 from lightning_gp.networks import Conv4, ResNet12
+from lightning_gp.runs.config import build_module
 from tests.experiments.lil_images import write_classes
 
 TRIAL = ["--class-folders", "--image-size", "16", "--iterations", "2", "--val-episodes", "2", "--test-episodes", "3"]
@@ -31,7 +31,7 @@ def reproduce(images, tmp_path, monkeypatch):
 
     def run(table, *words):
         trial = [*TRIAL, "--widths", *(["4"] * (4 if table == 4 else 1))]
-        places = ["--data-dir", str(images), "--runs", str(tmp_path / "runs"), "--accelerator", "cpu"]
+        places = ["--data-dir", str(images), "--output", str(tmp_path / "runs"), "--device", "cpu"]
         return main(["reproduce", f"lil-table{table}", *words, *places, *trial])
 
     return run
@@ -102,7 +102,7 @@ def test_cells_run_are_skipped_when_finished_and_aggregated(reproduce, tmp_path,
         assert reproduce(2, "--cell", "maml+lil/1-shot/mini", "--seeds", "0", "1") == 0
     # another table's cell of the same network only tests
     before = (folder / "best.ckpt").stat().st_mtime_ns
-    assert reproduce(3, "--cell", "maml+lil/1-shot/mini-to-tiered", "--seeds", "0") == 0
+    assert reproduce(3, "--cell", "maml+lil/1-shot/mini-to-tiered", "--seeds", "1") == 0
     assert (folder / "best.ckpt").stat().st_mtime_ns == before
     assert reproduce(2, "--aggregate") == 0
     shown = capsys.readouterr().out
@@ -119,12 +119,12 @@ def test_cells_run_are_skipped_when_finished_and_aggregated(reproduce, tmp_path,
 
 
 def test_pretraining_then_fomaml_and_resnet12(reproduce, tmp_path):
-    assert reproduce(2, "--cell", "fomaml+lil/5-shot/mini", "--seeds", "0") == 0
+    assert reproduce(2, "--cell", "fomaml+lil/5-shot/mini", "--seeds", "1") == 0
     folder = tmp_path / "runs/conv4/fomaml+lil/5-shot/mini/seed_0"
     first = torch.load(folder / "pretraining/final.ckpt", weights_only=True)
     assert first["global_step"] == 1
     assert any(name.startswith("teacher.") for name in first["state_dict"])
-    assert reproduce(4, "--cell", "maml+lil/1-shot/mini*tiered", "--seeds", "0") == 0
+    assert reproduce(4, "--cell", "maml+lil/1-shot/mini*tiered", "--seeds", "1") == 0
     assert (tmp_path / "runs/resnet12/maml+lil/1-shot/mini/seed_0/test_tiered.json").is_file()
 
 
@@ -148,14 +148,14 @@ def test_list_and_config(reproduce, capsys):
 )
 def test_mistakes_are_told_before_training(words, message, images, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LIGHTNING_GP_CACHE", str(tmp_path / "cache"))
-    places = ["--data-dir", str(images), "--runs", str(tmp_path / "runs")]
-    assert main(["reproduce", "lil-table2", *TRIAL, "--widths", "4", *places, "--seeds", "0", *words]) == 2
+    places = ["--data-dir", str(images), "--output", str(tmp_path / "runs")]
+    assert main(["reproduce", "lil-table2", *TRIAL, "--widths", "4", *places, "--seeds", "1", *words]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_other_settings_in_the_same_folder_are_refused(reproduce, capsys, tmp_path):
-    assert reproduce(2, "--cell", "anil/1-shot/mini", "--seeds", "0") == 0
+    assert reproduce(2, "--cell", "anil/1-shot/mini", "--seeds", "1") == 0
     path = tmp_path / "runs/conv4/anil/1-shot/mini/seed_0/settings.json"
     path.write_text(path.read_text().replace('"iterations": 2', '"iterations": 30000'))
-    assert reproduce(2, "--cell", "anil/1-shot/mini", "--seeds", "0") == 2
+    assert reproduce(2, "--cell", "anil/1-shot/mini", "--seeds", "1") == 2
     assert "iterations was 30000, is 2" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_best_rate_is_a_minimum():
 
 def test_the_optimum_is_that_of_sampled_tasks(tmp_path):
     """α* from closed-form averages, against MAML fitted to drawn optima and tested on other tasks."""
-    summary = aopt.aopt(TINY, tmp_path)
+    summary = aopt.aopt(settings=TINY, output=tmp_path)
     found = summary["estimation"]["Fourier"]
     train = [draw(fourier(), 64, TINY, 1.0, TINY.seed + 1 + i) for i in range(TINY.draws)]
     new = draw(fourier(), TINY.new_tasks, TINY, 1.0, TINY.seed)
@@ -68,14 +69,16 @@ def test_the_optimum_is_that_of_sampled_tasks(tmp_path):
 def test_tg_measures_both_losses(tmp_path, monkeypatch):
     monkeypatch.setattr(tg, "SinusoidMLP", lambda: _smaller_network())
     settings = tg.Settings(iterations=3, environments=12, products=20, compile=False)
-    summary = tg.tg(settings, tmp_path)
+    summary = tg.tg(settings=settings, output=tmp_path)
     for key in ("mean", "single"):
         largest = summary[key]["h_squared"]["eigenvalues"]
         assert largest[0] >= largest[1] >= 0
         assert all(math.isfinite(summary[key][name]["frobenius_norm"]) for name in tg.NAMES)
     assert (tmp_path / "tg.png").is_file()
+    with pytest.raises(ValueError, match="iterations was 3, is 4"):
+        tg.tg(settings=replace(settings, iterations=4), output=tmp_path)
     with pytest.raises(ValueError, match="iterations=0"):
-        tg.tg(tg.Settings(iterations=0), tmp_path)
+        tg.tg(settings=tg.Settings(iterations=0), output=tmp_path)
 
 
 def _smaller_network():
@@ -99,14 +102,14 @@ def test_tuner_experiment(tmp_path):
 @pytest.mark.parametrize(("change", "message"), [({"problem": "images"}, "images"), ({"iterations": 9}, "iterations")])
 def test_tuner_experiment_refuses(change, message):
     with pytest.raises(ValueError, match=message):
-        tuner.compare(tuner.Settings(**change))
+        tuner.tuner(**{"problem": "sinusoid", **change})
 
 
 def test_tune_command(capsys):
-    words = ["--tune.steps=4", "--data.init_args.environments_per_batch=3", "--trainer.accelerator=cpu"]
+    words = ["--tune.iterations=4", "--data.init_args.environments_per_batch=3", "--trainer.accelerator=cpu"]
     assert main(["tune", "--config", str(EXAMPLE), *words]) == 0
     found = json.loads(Path("runs/tune/tune.json").read_text())
     assert f"--model.init_args.inner_lr={found['inner_lr']:.4g}" in capsys.readouterr().out
     assert Path("runs/tune/tune.png").is_file()
     assert main(["tune", "--config", str(EXAMPLE), "--tune.steps=1", "--trainer.accelerator=cpu"]) == 2
-    assert "steps=1 is too few" in capsys.readouterr().err
+    assert "iterations=1 must be a whole number of at least 4" in capsys.readouterr().err

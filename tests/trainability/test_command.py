@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from lightning_gp.cli import main
+from lightning_gp.trainability import TrainabilityResult
 
 CONFIG = {
     "model": {
@@ -46,7 +47,7 @@ def test_map_shards_merge_and_plot(config, tmp_path, capsys):
         (["--inner_lrs=0.2,0.1"], "inner_lrs must ascend"),
         (["--map.outer_lrs=0,1"], "outer_lrs contains 0"),
         (["--shard=5"], "shard='5'"),
-        (["--map.optimizer=lion"], "optimizer='lion'"),
+        (["--seeds=0"], "seeds=0"),
     ],
 )
 def test_refusals_are_one_line(config, tmp_path, capsys, words, message):
@@ -56,3 +57,21 @@ def test_refusals_are_one_line(config, tmp_path, capsys, words, message):
     assert message in error
     assert "Traceback" not in error
     assert not output.exists()
+
+
+def test_an_unknown_optimizer_is_refused_with_those_there_are(config, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*config, f"--map.output={tmp_path / 'map.jsonl'}", "--optimizer", "lion"])
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    assert "lion" in shown
+    assert "'sgd', 'adam'" in shown
+    assert not (tmp_path / "map.jsonl").exists()
+
+
+@pytest.mark.parametrize(("words", "seeds"), [(["--seeds", "1"], [0]), (["--seeds", "3", "4"], [3, 4])])
+def test_options_behind_the_config_or_before_it_count_more_than_it(config, tmp_path, words, seeds):
+    path = tmp_path / "map.jsonl"
+    assert main([config[0], "--iterations=2", *words, f"--map.output={path}", *config[1:]]) == 0
+    header = TrainabilityResult.load(path).header
+    assert (header["settings"]["iterations"], header["seeds"]) == (2, seeds)

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from lightning_gp.environments import Environments
 from lightning_gp.modules import MAML
+from lightning_gp.plots import save_figure
 from lightning_gp.trainability import TrainabilityMap, TrainabilityResult, merge, plot_map
-from lightning_gp.trainability.plot import save_figure
 from tests.trainability import problems
 
 ROOT = problems.__file__.rsplit("/tests/", 1)[0]
@@ -184,7 +184,7 @@ def test_pictures(whole, tmp_path):
     ]
     x, y = axes.lines[1].get_data()
     assert y[0] == pytest.approx(2 / (20 - x[0] * 400))
-    files = save_figure(figure, tmp_path / "map.jsonl")
+    files = save_figure(figure, tmp_path / "map.jsonl", ("png", "pdf"))
     assert [file.suffix for file in files] == [".png", ".pdf"]
     assert all(file.stat().st_size > 1000 for file in files)
     with pytest.raises(ValueError, match="'weird'"):

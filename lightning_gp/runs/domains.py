@@ -9,8 +9,11 @@ from typing import Any
 import torch
 
 from lightning_gp._lightning import LightningDataModule, LightningModule
+from lightning_gp.contracts import Classifies
 from lightning_gp.environments import as_batches
+from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.trial import check_classes
+from lightning_gp.runs.summaries import as_text, over_seeds
 
 
 def check_fits(module: LightningModule, data: LightningDataModule, name: str) -> None:
@@ -26,25 +29,19 @@ def check_fits(module: LightningModule, data: LightningDataModule, name: str) ->
     """
     data.prepare_data()
     data.setup("test")
-    predict, network = getattr(module, "predict", None), getattr(module, "network", None)
-    if not callable(predict) or not isinstance(network, torch.nn.Module):
+    if not isinstance(module, EnvironmentModule):
         return
     (x, y), _ = as_batches(data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0))[0]
     try:
         with torch.no_grad():
-            predictions = predict(dict(network.named_parameters()), x[0])
-        check_classes(predictions, y[0], getattr(module, "criterion", None), getattr(data, "ways", None))
+            predictions = module.predict(module.network_parameters(), x[0])
+        check_classes(predictions, y[0], module.criterion, data.ways if isinstance(data, Classifies) else None)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
-            f"The test data {name!r} do not fit the network {type(network).__name__}: its examples have shape "
+            f"The test data {name!r} do not fit the network {type(module.network).__name__}: its examples have shape "
             f"{tuple(x.shape[2:])} (channels, height, width for images). {error} Give all data modules the same "
             "image_size, colours and ways, and build the network for them."
         ) from error
-
-
-def metric_of(values: Mapping[str, float]) -> str:
-    """``"accuracy"`` where there is one, else ``"loss"``."""
-    return "accuracy" if "accuracy" in values else "loss"
 
 
 def summary(results: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -54,24 +51,18 @@ def summary(results: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         results: of each seed, what ``test`` logged, with ``<metric>_ci95``.
 
     Returns:
-        ``metric``, ``mean``, ``std`` (n − 1; None for one seed), ``ci95``, ``seeds`` (all values).
+        ``metric`` (``"accuracy"`` where there is one, else ``"loss"``), ``mean``, ``std`` (n − 1; None for one seed),
+        ``seeds`` (all values), ``ci95``.
     """
-    metric = metric_of(results[0])
-    values = [float(each[metric]) for each in results]
-    return {
-        "metric": metric,
-        "mean": statistics.fmean(values),
-        "std": statistics.stdev(values) if len(values) > 1 else None,
-        "ci95": statistics.fmean(float(each[f"{metric}_ci95"]) for each in results),
-        "seeds": values,
-    }
+    metric = "accuracy" if "accuracy" in results[0] else "loss"
+    ci95 = statistics.fmean(float(each[f"{metric}_ci95"]) for each in results)
+    return {"metric": metric, **over_seeds([each[metric] for each in results]), "ci95": ci95}
 
 
-def as_text(cell: Mapping[str, Any]) -> str:
-    """``mean ± std``, accuracies in percent."""
+def shown(cell: Mapping[str, Any]) -> tuple[str, str]:
+    """``mean ± std`` and ``± ci95``, accuracies in percent."""
     factor, digits = (100, 2) if cell["metric"] == "accuracy" else (1, 4)
-    spread = "" if cell["std"] is None else f" ± {factor * cell['std']:.{digits}f}"
-    return f"{factor * cell['mean']:.{digits}f}{spread}"
+    return as_text(cell["mean"], cell["std"], digits, factor), f"± {factor * cell['ci95']:.{digits}f}"
 
 
 def print_domains(table: Mapping[str, Mapping[str, Any]]) -> None:
@@ -79,7 +70,6 @@ def print_domains(table: Mapping[str, Mapping[str, Any]]) -> None:
     width = max(len(name) for name in table) + 2
     print(f"\n{'test data':{width}}{'metric':>10}{'mean ± std':>18}{'95 % interval':>16}{'seeds':>7}")
     for name, cell in table.items():
-        factor, digits = (100, 2) if cell["metric"] == "accuracy" else (1, 4)
-        interval = f"± {factor * cell['ci95']:.{digits}f}"
-        print(f"{name:{width}}{cell['metric']:>10}{as_text(cell):>18}{interval:>16}{len(cell['seeds']):>7}")
+        mean, interval = shown(cell)
+        print(f"{name:{width}}{cell['metric']:>10}{mean:>18}{interval:>16}{len(cell['seeds']):>7}")
     print("std: over seeds; interval: over the test episodes of a seed. Accuracies in percent.")

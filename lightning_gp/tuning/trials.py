@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
 
+from lightning_gp.checks import number
+from lightning_gp.contracts import Adapts, Varies
 from lightning_gp.trainability.engine import CellTrainer
 from lightning_gp.trainability.stream import BatchStream
+from lightning_gp.types import Criterion
 
 RATIO = 10 ** (1 / 3)
 """Between neighbouring candidates."""
@@ -19,57 +21,73 @@ DIVERGENCE = 100.0
 """A training has diverged when its loss exceeds its first one so many times."""
 
 
-class ProbeRun(NamedTuple):
-    """One short training.
+class Tunable(Adapts, Varies, Protocol):
+    """What the tuner takes: an objective with an inner loop of one rate, and an outer optimizer.
+
+    Attributes:
+        criterion: maps predictions (K, ...) and targets (K, ...) to a scalar mean.
+    """
+
+    criterion: Criterion
+
+    def configure_optimizers(self) -> Any:
+        """As Lightning wants it."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Everything that the module holds."""
+
+
+class Trial(NamedTuple):
+    """One short training at one rate.
 
     Attributes:
         rate: what was tried.
-        loss: mean training objective over the last quarter of the steps; None if training diverged.
+        loss: mean training objective over the last quarter of the iterations; None if training diverged.
     """
 
     rate: float
     loss: float | None
 
 
-class Prober:
+class Trials:
     """Runs short trainings of a copy of a module with the module's own optimizer.
 
     Args:
-        module: an ``EnvironmentModule``; it is changed, so give a copy.
+        module: what is trained; it is changed, so give a copy.
         stream: the batches.
-        steps: outer steps of each training.
+        iterations: outer steps of each training.
         seed: of whatever is random in training.
         progress: called with a line of text after each training.
     """
 
     def __init__(
-        self, module: Any, stream: BatchStream, steps: int, seed: int, progress: Callable[[str], None] | None
+        self, module: Tunable, stream: BatchStream, iterations: int, seed: int, progress: Callable[[str], None] | None
     ) -> None:
-        self.steps, self.progress = steps, progress
+        self.module, self.iterations, self.progress = module, iterations, progress
         self.trainer = CellTrainer(module, stream, self._build, DIVERGENCE, seed)
-        self.runs = 0
+        self.count = 0
 
     def _build(self, parameters: list[nn.Parameter], outer_lr: float) -> torch.optim.Optimizer:
-        return with_rate(only_optimizer(self.trainer.objective), outer_lr)
+        return with_rate(only_optimizer(self.module), outer_lr)
 
     def __call__(self, inner_lr: float, outer_lr: float) -> float | None:
-        """The loss of ``ProbeRun``; ``trainer.trained`` then holds the weights, unless training diverged."""
+        """The loss of ``Trial``; ``trainer.trained`` then holds the weights, unless training diverged."""
         late: list[float] = []
 
         def look(iteration: int, loss: float) -> None:
-            if 4 * iteration >= 3 * self.steps:
+            if 4 * iteration >= 3 * self.iterations:
                 late.append(loss)
 
-        outcome = self.trainer(inner_lr, outer_lr, self.steps, look)
+        outcome = self.trainer(inner_lr, outer_lr, self.iterations, look)
         loss = None if outcome.diverged else statistics.fmean(late)
-        self.runs += 1
+        self.count += 1
         if self.progress is not None:
             shown = "diverged" if loss is None else f"loss {loss:.4g}"
-            self.progress(f"probing run {self.runs}: inner rate {inner_lr:.3g}, outer rate {outer_lr:.3g}: {shown}")
+            self.progress(f"trial {self.count}: inner rate {inner_lr:.3g}, outer rate {outer_lr:.3g}: {shown}")
         return loss
 
 
-def search(evaluate: Callable[[float], float | None], rates: Iterable[float], extra: int = 4) -> tuple[ProbeRun, ...]:
+def search(evaluate: Callable[[float], float | None], rates: Iterable[float], extra: int = 4) -> tuple[Trial, ...]:
     """Evaluates rates, and goes on beyond them as long as the best one lies at the border.
 
     Args:
@@ -78,11 +96,10 @@ def search(evaluate: Callable[[float], float | None], rates: Iterable[float], ex
         extra: at most so many rates beyond the given ones.
 
     Returns:
-        The runs by ascending rate.
+        The trials by ascending rate.
 
     Example:
-        >>> runs = search(lambda rate: (rate - 8) ** 2, [1.0, 2.0])
-        >>> [round(run.rate, 1) for run in runs]
+        >>> [round(trial.rate, 1) for trial in search(lambda rate: (rate - 8) ** 2, [1.0, 2.0])]
         [1.0, 2.0, 4.3, 9.3, 20.0]
     """
     losses = {rate: evaluate(rate) for rate in sorted(set(rates))}
@@ -96,30 +113,30 @@ def search(evaluate: Callable[[float], float | None], rates: Iterable[float], ex
         else:
             break
         losses[beyond] = evaluate(beyond)
-    return tuple(ProbeRun(rate, losses[rate]) for rate in sorted(losses))
+    return tuple(Trial(rate, losses[rate]) for rate in sorted(losses))
 
 
-def best_run(runs: Iterable[ProbeRun], tolerance: float = 0.0) -> ProbeRun | None:
-    """The largest rate whose loss is within ``tolerance`` (relative) of the lowest; None if every run diverged.
+def best_trial(trials: Iterable[Trial], tolerance: float = 0.0) -> Trial | None:
+    """The largest rate whose loss is within ``tolerance`` (relative) of the lowest; None if every trial diverged.
 
     Example:
-        >>> best_run([ProbeRun(1.0, 2.0), ProbeRun(2.0, 2.01), ProbeRun(4.0, None)], 0.02)
-        ProbeRun(rate=2.0, loss=2.01)
+        >>> best_trial([Trial(1.0, 2.0), Trial(2.0, 2.01), Trial(4.0, None)], 0.02)
+        Trial(rate=2.0, loss=2.01)
     """
-    usable = [(run, run.loss) for run in runs if run.loss is not None]
+    usable = [(trial, trial.loss) for trial in trials if trial.loss is not None]
     if not usable:
         return None
     lowest = min(loss for _, loss in usable)
-    return max((run for run, loss in usable if loss <= lowest + tolerance * abs(lowest)), key=lambda run: run.rate)
+    return max((each for each, loss in usable if loss <= lowest + tolerance * abs(lowest)), key=lambda each: each.rate)
 
 
-def only_optimizer(module: Any) -> torch.optim.Optimizer:
+def only_optimizer(module: Tunable) -> torch.optim.Optimizer:
     """What ``configure_optimizers`` builds, without schedulers.
 
     Raises:
         ValueError: if there is not exactly one optimizer.
     """
-    found = module.configure_optimizers()
+    found: object = module.configure_optimizers()
     if isinstance(found, dict):
         found = found.get("optimizer")
     elif isinstance(found, (list, tuple)) and len(found) == 2 and isinstance(found[0], (list, tuple)):
@@ -150,6 +167,5 @@ def with_rate(optimizer: torch.optim.Optimizer, rate: float) -> torch.optim.Opti
 
 def around(center: float, below: int, above: int) -> list[float]:
     """Rates ``RATIO`` apart, so many below and above ``center``."""
-    if not (math.isfinite(center) and center > 0):
-        raise ValueError(f"center={center} must be finite and above 0.")
+    number(above=0, center=center)
     return [center * RATIO**power for power in range(-below, above + 1)]

@@ -1,18 +1,20 @@
-"""What ``LearningRateTuner`` found: rates to use, the runs behind them, and how to put them in."""
+"""What ``LearningRateTuner`` found: rates to use, the trials behind them, and how to put them in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
+from torch.optim import Optimizer
 
+from lightning_gp.modules.base import EnvironmentModule
+from lightning_gp.plots import canvas
 from lightning_gp.trainability.objective import rate_of
-from lightning_gp.trainability.plot import canvas
-from lightning_gp.trainability.probing import ProbeRun, with_rate
+from lightning_gp.tuning.trials import Trial, with_rate
+from lightning_gp.types import OptimizerCallable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,19 +28,19 @@ class Suggestion:
     Attributes:
         inner_lr: the suggested α.
         outer_lr: the suggested β.
-        loss: of the probing run with these.
-        own: the module's own (α, β), and the loss of its probing run; None if it diverged.
-        inner_runs: probing runs over α, by ascending rate, at the outer rate ``inner_runs_at``.
-        inner_runs_at: see there.
-        outer_runs: probing runs over β at the suggested α.
-        largest_inner_lr: the largest α that was probed and did not diverge.
-        critical_inner_lr: 1/λ_max, λ_max the largest curvature of any probe environment's support loss at the start;
-            inf where none is positive.
+        loss: of the trial with these.
+        own: the module's own (α, β), and the loss of its trial; None if it diverged.
+        inner_trials: over α, by ascending rate, at the outer rate ``inner_trials_at``.
+        inner_trials_at: see there.
+        outer_trials: over β at the suggested α.
+        largest_inner_lr: the largest α that was tried and did not diverge.
+        critical_inner_lr: 1/λ_max, λ_max the largest curvature of the support loss of any environment measured, at the
+            start; inf where none is positive.
         critical_outer_lr: the theory's bound of β for plain gradient descent, from the curvature at the end of the best
-            run over α; None for other optimizers, which it does not hold for.
+            trial over α; None for other optimizers, which it does not hold for.
         optimal_adaptation_lr: the estimate of ``theory.network_adaptation_lr`` at the start, or None if its kernel
             would be too large.
-        steps: outer steps of a probing run.
+        iterations: outer steps of a trial.
         optimizer: name of the outer optimizer.
     """
 
@@ -46,17 +48,17 @@ class Suggestion:
     outer_lr: float
     loss: float
     own: tuple[float, float, float | None]
-    inner_runs: tuple[ProbeRun, ...]
-    inner_runs_at: float
-    outer_runs: tuple[ProbeRun, ...]
+    inner_trials: tuple[Trial, ...]
+    inner_trials_at: float
+    outer_trials: tuple[Trial, ...]
     largest_inner_lr: float
     critical_inner_lr: float
     critical_outer_lr: float | None
     optimal_adaptation_lr: float | None
-    steps: int
+    iterations: int
     optimizer: str
 
-    def apply(self, module: Any) -> None:
+    def apply(self, module: EnvironmentModule) -> None:
         """Sets both rates on a module; a scheduler then starts from the suggested β.
 
         Args:
@@ -65,22 +67,21 @@ class Suggestion:
         Raises:
             ValueError: if the module builds its optimizer in some other way; nothing is changed then.
         """
-        home = next((kind for kind in type(module).__mro__ if "configure_optimizers" in vars(kind)), type(module))
-        if home.__name__ != "EnvironmentModule":
+        if type(module).configure_optimizers is not EnvironmentModule.configure_optimizers:
             raise ValueError(
                 f"{type(module).__name__} has a configure_optimizers of its own, which decides the outer rate: set "
                 f"{self.outer_lr:.4g} there, and inner_lr={self.inner_lr:.4g} where the module is built."
             )
         rate_of(module).set(self.inner_lr)
-        if "inner_lr" in getattr(module, "hparams", {}):
+        if "inner_lr" in module.hparams:
             module.hparams["inner_lr"] = self.inner_lr
         module.optimizer = partial(_built_with_rate, module.optimizer, self.outer_lr)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
         values = asdict(self)
-        for name in ("inner_runs", "outer_runs"):
-            values[name] = [run._asdict() for run in getattr(self, name)]
+        for name in ("inner_trials", "outer_trials"):
+            values[name] = [trial._asdict() for trial in getattr(self, name)]
         return values
 
     def report(self) -> str:
@@ -88,7 +89,7 @@ class Suggestion:
         own_loss = "diverged" if self.own[2] is None else f"loss {self.own[2]:.4g}"
         lines = [
             f"suggested:   inner rate {self.inner_lr:.4g}, outer rate {self.outer_lr:.4g}: loss {self.loss:.4g} "
-            f"after {self.steps} steps",
+            f"after {self.iterations} iterations",
             f"module's own: inner rate {self.own[0]:.4g}, outer rate {self.own[1]:.4g}: {own_loss}",
             f"largest inner rate that did not diverge: {self.largest_inner_lr:.4g}",
             f"1/λ_max of the environments at the start: {self.critical_inner_lr:.4g}",
@@ -100,33 +101,33 @@ class Suggestion:
         if self.critical_outer_lr is None:
             lines.append(
                 f"no bound for the outer rate: the theory is of plain gradient descent, not of {self.optimizer}; the "
-                "outer rate rests on probing runs alone"
+                "outer rate rests on trials alone"
             )
         else:
             lines.append(f"bound of the outer rate by theory: {self.critical_outer_lr:.4g}")
         return "\n".join(lines)
 
     def plot(self) -> Figure:
-        """Loss over α and over β with the theory's lines; a run that diverged is a cross on the upper edge.
+        """Loss over α and over β with the theory's lines; a trial that diverged is a cross on the upper edge.
 
         Raises:
             ImportError: if matplotlib is not installed.
         """
         figure, (left, right) = canvas(2)
         inner_lines = {"1/λ_max at the start": self.critical_inner_lr, "tangent kernel": self.optimal_adaptation_lr}
-        _draw(left, self.inner_runs, self.inner_lr, self.own[0], inner_lines)
-        left.set(xlabel="inner rate α", title=f"outer rate β = {self.inner_runs_at:.3g}")
-        _draw(right, self.outer_runs, self.outer_lr, self.own[1], {"bound of the theory": self.critical_outer_lr})
+        _draw(left, self.inner_trials, self.inner_lr, self.own[0], inner_lines)
+        left.set(xlabel="inner rate α", title=f"outer rate β = {self.inner_trials_at:.3g}")
+        _draw(right, self.outer_trials, self.outer_lr, self.own[1], {"bound of the theory": self.critical_outer_lr})
         right.set(xlabel="outer rate β", title=f"inner rate α = {self.inner_lr:.3g}, {self.optimizer}")
-        left.set_ylabel(f"training loss after {self.steps} steps")
+        left.set_ylabel(f"training loss after {self.iterations} iterations")
         return figure
 
 
-def _draw(axes: Axes, runs: Sequence[ProbeRun], suggested: float, own: float, lines: dict[str, float | None]) -> None:
-    usable = [(run.rate, run.loss) for run in runs if run.loss is not None]
-    axes.plot(*zip(*usable, strict=True), color="tab:blue", marker="o", label="probing runs")
+def _draw(axes: Axes, trials: Sequence[Trial], suggested: float, own: float, lines: dict[str, float | None]) -> None:
+    usable = [(trial.rate, trial.loss) for trial in trials if trial.loss is not None]
+    axes.plot(*zip(*usable, strict=True), color="tab:blue", marker="o", label="trials")
     axes.plot(*next(point for point in usable if point[0] == suggested), "*", ms=18, color="tab:red", label="suggested")
-    failed = [run.rate for run in runs if run.loss is None]
+    failed = [trial.rate for trial in trials if trial.loss is None]
     if failed:
         top = axes.get_xaxis_transform()
         axes.plot(failed, [0.97] * len(failed), "kx", transform=top, label="diverged")
@@ -138,7 +139,5 @@ def _draw(axes: Axes, runs: Sequence[ProbeRun], suggested: float, own: float, li
     axes.legend(fontsize=8)
 
 
-def _built_with_rate(
-    build: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer], rate: float, parameters: Iterable[nn.Parameter]
-) -> torch.optim.Optimizer:
+def _built_with_rate(build: OptimizerCallable, rate: float, parameters: Iterable[nn.Parameter]) -> Optimizer:
     return with_rate(build(parameters), rate)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning_gp._lightning import LightningDataModule, LightningModule
+
+Built = TypeVar("Built")
 
 
 def build_module(config: Mapping[str, Any]) -> LightningModule:
@@ -15,8 +17,7 @@ def build_module(config: Mapping[str, Any]) -> LightningModule:
     Raises:
         ValueError: if the config does not fit the class.
     """
-    module: LightningModule = _built(LightningModule, "model", config)
-    return module
+    return _built(LightningModule, config)
 
 
 def build_data(config: Mapping[str, Any]) -> LightningDataModule:
@@ -25,8 +26,17 @@ def build_data(config: Mapping[str, Any]) -> LightningDataModule:
     Raises:
         ValueError: if the config does not fit the class.
     """
-    data: LightningDataModule = _built(LightningDataModule, "data", config)
-    return data
+    return _built(LightningDataModule, config)
+
+
+def known_classes() -> None:
+    """Imports this package's modules and data modules, so that a config can name them without their path."""
+    import lightning_gp.datamodules as datamodules
+    import lightning_gp.modules as modules
+
+    for package in (modules, datamodules):
+        for name in package.__all__:
+            getattr(package, name)
 
 
 def data_config(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -49,19 +59,15 @@ def data_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     return config
 
 
-def _built(base: type[Any], name: str, config: Mapping[str, Any]) -> Any:
+def _built(base: type[Built], config: Mapping[str, Any]) -> Built:
     import jsonargparse
 
-    import lightning_gp.datamodules as datamodules
-    import lightning_gp.modules as modules
-
-    for package in (modules, datamodules):  # known classes can be named without their path
-        for public in package.__all__:
-            getattr(package, public)
+    known_classes()
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(base, name)
+    parser.add_subclass_arguments(base, "object")
     try:
-        parsed = parser.parse_object({name: dict(config)})
+        parsed = parser.parse_object({"object": dict(config)})
     except (jsonargparse.ArgumentError, TypeError) as error:
         raise ValueError(f"The config of {config.get('class_path')} does not fit it: {error}") from error
-    return getattr(parser.instantiate(parsed), name)
+    built: Built = parser.instantiate(parsed).object
+    return built

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from lightning_gp import ANIL, FOMAML, MAML, Environments, GradientPenalty
 from lightning_gp.theory import critical_outer_lr, optimal_adaptation_lr
-from lightning_gp.trainability import LearningRateTuner
-from lightning_gp.trainability.probing import ProbeRun, best_run, only_optimizer, outer_rate, search
-from lightning_gp.trainability.tuner import outer_bound, support_curvatures
+from lightning_gp.tuning import LearningRateTuner
+from lightning_gp.tuning.curvature import outer_bound, support_curvatures
+from lightning_gp.tuning.trials import Trial, best_trial, only_optimizer, outer_rate, search
 
 
 def sgd(parameters):
@@ -40,7 +40,7 @@ def test_suggestion_for_gradient_descent():
     data, tuned = batch(), module()
     before, state = copy.deepcopy(tuned.state_dict()), torch.get_rng_state()
     lines = []
-    found = LearningRateTuner(steps=40, progress=lines.append).tune(tuned, data)
+    found = LearningRateTuner(iterations=40, progress=lines.append).tune(tuned, data)
 
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in tuned.state_dict().items())
@@ -52,12 +52,12 @@ def test_suggestion_for_gradient_descent():
     mean = torch.linalg.eigvalsh(hessians(data.query[0]).mean(0)).flip(0)
     assert found.critical_outer_lr == pytest.approx(float(critical_outer_lr(mean, found.inner_lr, "maml")), rel=1e-3)
 
-    losses = [run.loss for run in found.outer_runs if run.loss is not None]
+    losses = [run.loss for run in found.outer_trials if run.loss is not None]
     assert found.loss == min(losses)
     assert found.loss < found.own[2]
-    assert any(run.rate == 0.02 for run in found.inner_runs)
-    assert any(run.rate == 0.05 for run in found.outer_runs)
-    assert len(lines) >= len(found.inner_runs) + len(found.outer_runs)
+    assert any(run.rate == 0.02 for run in found.inner_trials)
+    assert any(run.rate == 0.05 for run in found.outer_trials)
+    assert len(lines) >= len(found.inner_trials) + len(found.outer_trials)
     assert "bound of the outer rate by theory" in found.report()
     assert len(found.plot().axes) == 2
 
@@ -68,9 +68,9 @@ def test_suggestion_for_gradient_descent():
 
 
 def test_the_theory_is_not_claimed_for_adam():
-    found = LearningRateTuner(steps=8, progress=None).tune(module(FOMAML, torch.optim.Adam), batch())
+    found = LearningRateTuner(iterations=8, progress=None).tune(module(FOMAML, torch.optim.Adam), batch())
     assert found.critical_outer_lr is None
-    assert "rests on probing runs alone" in found.report()
+    assert "rests on trials alone" in found.report()
     assert found.as_dict()["optimizer"] == "Adam"
 
 
@@ -91,13 +91,13 @@ def test_beyond_the_inner_bound_that_without_an_inner_loop_is_given():
     assert outer_bound(tuned, trained, data, 10.0) == pytest.approx(float(2 / mean.max()), rel=1e-3)
 
 
-def test_a_module_whose_own_outer_rate_diverges_is_probed_at_a_smaller_one():
+def test_a_module_whose_own_outer_rate_diverges_is_tried_at_a_smaller_one():
     def steep(parameters):
         return torch.optim.SGD(parameters, lr=200.0)
 
-    found = LearningRateTuner(steps=20, progress=None).tune(module(optimizer=steep), batch())
+    found = LearningRateTuner(iterations=20, progress=None).tune(module(optimizer=steep), batch())
     assert found.own == (0.02, 200.0, None)
-    assert found.inner_runs_at < 200.0
+    assert found.inner_trials_at < 200.0
     assert found.outer_lr < 200.0
 
 
@@ -105,8 +105,8 @@ def test_search_goes_on_at_the_border_and_survives_divergence():
     runs = search(lambda rate: None if rate > 3 else -rate, [0.5, 1.0], extra=4)
     assert [run.rate for run in runs] == pytest.approx([0.5, 1.0, 10 ** (1 / 3), 10 ** (2 / 3)])
     assert runs[-1].loss is None
-    assert best_run(runs).rate == pytest.approx(10 ** (1 / 3))
-    assert best_run([ProbeRun(1.0, None)]) is None
+    assert best_trial(runs).rate == pytest.approx(10 ** (1 / 3))
+    assert best_trial([Trial(1.0, None)]) is None
 
 
 def two_rates():
@@ -147,13 +147,13 @@ def test_a_loss_that_is_not_finite_is_refused():
 
 def test_a_suggestion_is_not_put_where_it_has_no_effect():
     tuned = module(OwnOptimizer)
-    found = LearningRateTuner(steps=4, progress=None).tune(tuned, batch())
+    found = LearningRateTuner(iterations=4, progress=None).tune(tuned, batch())
     with pytest.raises(ValueError, match="configure_optimizers of its own"):
         found.apply(tuned)
     assert tuned.inner_rates() == {"weight": 0.02}
 
 
-@pytest.mark.parametrize("bad", [{"steps": 3}, {"environments": 0}, {"tolerance": 1.0}])
+@pytest.mark.parametrize("bad", [{"iterations": 3}, {"environments": 0}, {"tolerance": 1.0}])
 def test_bad_arguments(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         LearningRateTuner(**bad)

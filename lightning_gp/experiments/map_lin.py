@@ -1,10 +1,4 @@
-"""Linear regression, on which the learning-rate theory is exact: maps of FOMAML and MAML on their bounds [T19, Fig. 3].
-
-    lightning-gp reproduce lin
-
-One task y = a x + b, scale and bias in [0, 5], x in [-5, 5], the same data inside and outside, one inner step,
-full-batch gradient descent, 500 iterations. λ are the eigenvalues of the loss's Hessian where training with α = 5e-2
-and β = 7e-1 ends. Beyond the paper's grid, the border of divergence is found by bisection in β at each α.
+"""Linear regression, on which the learning-rate theory is exact.
 
 The bound of the papers, 2/(λ − αλ²), is that of FOMAML (and of the simplified MAML). MAML with its second derivatives
 has 2/(λ(1 − αλ)²), larger by the factor 1/(1 − αλ): at α = α_c/2 the papers' bound is half of what MAML really allows,
@@ -16,8 +10,7 @@ and above α_c, where they allow nothing, MAML still trains.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,13 +18,13 @@ from torch import nn
 
 from lightning_gp.datamodules.linear import LinearRegressionDataModule
 from lightning_gp.environments import examples_of
-from lightning_gp.experiments.maps import Finding, computed, file_name, parser_of, write_table
+from lightning_gp.experiments.maps import RUN, Finding, Panel, Run, complete, write
 from lightning_gp.modules.maml import MAML
 from lightning_gp.theory.learning_rates import critical_inner_lr, critical_outer_lr
 from lightning_gp.trainability.engine import CellTrainer
 from lightning_gp.trainability.grid import parse_rates
 from lightning_gp.trainability.map import TrainabilityMap
-from lightning_gp.trainability.plot import Curve, canvas, draw_map, save_figure
+from lightning_gp.trainability.plot import Curve
 from lightning_gp.trainability.result import TrainabilityResult
 
 Algorithm = Literal["fomaml", "maml"]
@@ -40,32 +33,24 @@ PAPER = {
     "fomaml": "training diverges exactly above β_c = min 2/(λ - αλ²), and above α_c = 1/λ_max at any β",
     "maml": "(exact theory, not in the paper) training diverges exactly above β_c = min 2/(λ(1 - αλ)²)",
 }
-CURVES: dict[str, tuple[Curve, ...]] = {"fomaml": ("simplified",), "maml": ("simplified", "exact")}
+CURVES: dict[Algorithm, tuple[Curve, ...]] = {"fomaml": ("simplified",), "maml": ("simplified", "exact")}
 
 
-@dataclass(frozen=True)
-class Line:
-    """The module, as a function of the seed."""
-
-    first_order: bool
-    compile: bool = False
-
-    def __call__(self, seed: int) -> MAML:
-        """A linear function in float64, so that rounding does not decide what diverges."""
-        network = nn.Linear(1, 1).double()
-        return MAML(network, first_order=self.first_order, criterion=nn.functional.mse_loss, compile=self.compile)
+def _line(seed: int, first_order: bool, compile: bool) -> MAML:
+    # In float64, so that rounding does not decide what diverges.
+    network = nn.Linear(1, 1).double()
+    return MAML(network, first_order=first_order, criterion=nn.functional.mse_loss, compile=compile)
 
 
-def line_data(seed: int) -> LinearRegressionDataModule:
-    """One task, the same in all iterations."""
+def _line_data(seed: int) -> LinearRegressionDataModule:
     return LinearRegressionDataModule(fixed=True, environments_per_batch=1, dtype="float64", seed=seed)
 
 
 def linear_map(algorithm: Algorithm, quick: bool = False, compile: bool = False) -> TrainabilityMap:
     """The map of the paper; ``quick`` takes a coarser grid."""
     return TrainabilityMap(
-        Line(algorithm == "fomaml", compile),
-        line_data,
+        partial(_line, first_order=algorithm == "fomaml", compile=compile),
+        _line_data,
         parse_rates("1e-5:9e-2:12" if quick else "1e-5:9e-2"),
         parse_rates("5e-3:9e0:16" if quick else "5e-3:9e0"),
     )
@@ -148,24 +133,26 @@ def _finite(value: float) -> float | str:
     return value if math.isfinite(value) else "beyond the grid"
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = parser_of("lin", "Maps of linear regression with FOMAML and MAML on their exact bounds.", "runs/lin")
-    parser.add_argument("--compile", action="store_true", help="compile the step: several times as fast, a slow start")
-    options = parser.parse_args(args)
-    algorithms: tuple[Algorithm, ...] = ("fomaml", "maml")
-    maps = {algorithm: linear_map(algorithm, options.quick, options.compile) for algorithm in algorithms}
-    results = {name: computed(trainability, options, f"lin-{name}") for name, trainability in maps.items()}
-    if not all(result.complete for result in results.values()):
-        print("This is one of several shards: merge them, put the files in place, and run the command once more.")
+def lin(run: Run = RUN, compile: bool = False) -> None:
+    """Linear regression: maps of FOMAML and MAML on the exact bounds of the theory [T19, Fig. 3].
+
+    One task y = a x + b, scale and bias in [0, 5], x in [-5, 5], the same data inside and outside, one inner step,
+    full-batch gradient descent, 500 iterations. λ are the eigenvalues of the loss's Hessian where training with
+    α = 5e-2 and β = 7e-1 ends. Beyond the paper's grid, the border of divergence is found by bisection in β at each α.
+
+    Args:
+        run: see Run.
+        compile: compile the step: several times as fast, a slow start.
+    """
+    maps = {algorithm: linear_map(algorithm, run.quick, compile) for algorithm in CURVES}
+    results = {name: run.computed(trainability, "lin", f"lin-{name}") for name, trainability in maps.items()}
+    if not complete(list(results.values())):
         return
     findings: list[Finding] = []
     numbers: dict[str, Any] = {}
-    figure, panels = canvas(2)
-    for axes, name in zip(panels, algorithms, strict=True):
-        finding, numbers[name] = compare(name, maps[name].trainer(0), results[name])
+    panels: dict[Panel, TrainabilityResult] = {}
+    for name, result in results.items():
+        finding, numbers[name] = compare(name, maps[name].trainer(0), result)
         findings.append(finding)
-        draw_map(axes, results[name], numbers[name]["eigenvalues"], CURVES[name], f"Linear regression, {name.upper()}")
-    files = save_figure(figure, options.output / file_name("lin", options))
-    write_table("lin", options, findings, numbers)
-    print(f"Pictures: {', '.join(map(str, files))}", flush=True)
+        panels[Panel(f"Linear regression, {name.upper()}", tuple(numbers[name]["eigenvalues"]), CURVES[name])] = result
+    write("lin", run, panels, findings, numbers, compile=compile)

@@ -1,0 +1,1 @@
+"""What experiments and commands share: command lines, folders of results, trainings, summaries over seeds."""

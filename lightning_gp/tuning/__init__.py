@@ -1,0 +1,17 @@
+"""Learning rates from short trainings: the largest inner rate that works, then the outer rate for it.
+
+The public names are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from lightning_gp._lazy import lazy
+
+__getattr__, __dir__, __all__ = lazy(
+    __name__,
+    {
+        "LearningRateTuner": "tuner",
+        "Suggestion": "suggestion",
+        "Trial": "trials",
+    },
+)
