@@ -15,7 +15,7 @@ from lightning_gp._lightning import LightningDataModule, pl
 from lightning_gp.commands.training import lightning_cli
 from lightning_gp.networks.pretrained import load_pretrained
 from lightning_gp.runs.command import command
-from lightning_gp.runs.config import build_data, data_config
+from lightning_gp.runs.config import built, data_config
 from lightning_gp.runs.domains import check_fits, print_domains, summary
 from lightning_gp.runs.folders import kept, same_settings, write_json
 from lightning_gp.trainability.grid import check_seeds
@@ -59,7 +59,7 @@ def cross_domain(
     check_seeds(seeds)
     words = [f"--config={config}", *words]
     configs = named_configs(test_data)
-    tests = {name: build_data(each) for name, each in configs.items()}
+    tests = {name: built(LightningDataModule, each) for name, each in configs.items()}
     runs: dict[str, int | str] = {f"seed_{seed}": seed for seed in seeds}
     if ckpt:
         runs = {path.stem: str(path) for path in ckpt}
@@ -127,11 +127,11 @@ def _tested(
         for name, data in tests.items():
             (values,) = cli.trainer.test(cli.model, data, ckpt_path=checkpoint, verbose=False)
             result[name] = {key.removeprefix("test/"): float(value) for key, value in values.items()}
-        return result
+        return {"tests": result}
 
     same_settings(folder, settings)
-    result = kept(folder / "results.json", settings, made)
-    return {name: result[name] for name in tests}
+    tested: dict[str, dict[str, float]] = kept(folder / "results.json", settings, made)["tests"]
+    return tested
 
 
 def _seeded(words: Sequence[str], seed: int) -> list[str]:

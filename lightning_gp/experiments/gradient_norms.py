@@ -9,41 +9,35 @@ regularization perspective.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lightning_gp._lightning import pl
-from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.cosine_similarity import CosineSimilarity
 from lightning_gp.callbacks.gradient_norm import GradientNorm
 from lightning_gp.checks import whole
-from lightning_gp.datamodules.omniglot import OmniglotDataModule
-from lightning_gp.experiments.penalty_signs import NORM, signs
-from lightning_gp.modules.maml import MAML
-from lightning_gp.networks.conv4 import Conv4
+from lightning_gp.experiments.penalty_signs import NORM, Curves, maml_curve, signs
 from lightning_gp.plots import canvas, require_matplotlib
 from lightning_gp.runs.folders import kept
-from lightning_gp.runs.training import Row, check_every, measured, write_results
+from lightning_gp.runs.training import Row, check_every, write_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COSINE = "gradients/cosine"
+CURVES = Curves()
 
 
 def omniglot(
     root: str = "data",
-    iterations: int = 1500,
-    every: int = 50,
+    settings: Curves = CURVES,
     seed: int = 0,
-    output: Path = Path("runs/gradient_norms"),
     inner_lr: float = 0.4,
-    channels: int = 64,
-    ways: int = 5,
-    environments: int = 8,
+    output: Path = Path("runs/gradient_norms"),
 ) -> dict[str, Any]:
     """MAML against its own inner rate 0 on Omniglot: the same weights to start from, the same episodes.
 
@@ -51,14 +45,10 @@ def omniglot(
 
     Args:
         root: folder of the Omniglot data.
-        iterations: outer Adam steps of each run.
-        every: iterations between measurements.
+        settings: of both runs.
         seed: of weights and episodes.
-        output: folder for omniglot.png, .csv and .json.
         inner_lr: α of the MAML run.
-        channels: of Conv4.
-        ways: classes per episode.
-        environments: in a meta-batch, and in the fixed batch that is measured (the first meta-batch).
+        output: folder for omniglot.png, .csv and .json.
 
     Returns:
         The summary that is written as JSON.
@@ -68,26 +58,15 @@ def omniglot(
         ValueError: if a number is out of range, or the folder holds runs of other settings.
         FileNotFoundError: if there are no data.
     """
-    check_every(iterations, every)
-    whole(1, channels=channels, ways=ways, environments=environments)
+    check_every(settings.iterations, settings.every)
+    whole(1, **asdict(settings))
     require_matplotlib()
-    settings = {"iterations": iterations, "every": every, "seed": seed, "inner_lr": inner_lr, "channels": channels}
-    settings |= {"ways": ways, "environments": environments}
-
-    def run(alpha: float) -> dict[str, Any]:
-        pl.seed_everything(seed, verbose=False)
-        module = MAML(Conv4(ways, channels, downsample="stride"), inner_lr=alpha)
-        data = OmniglotDataModule(
-            root, ways=ways, environments_per_batch=environments, iterations_per_epoch=iterations, seed=seed
-        )
-        kinds: tuple[Callable[..., Probe], ...] = (GradientNorm, CosineSimilarity)
-        probes = [kind(every_n_steps=every, probe_size=environments) for kind in kinds]
-        return measured(module, data, iterations, every, probes, f"Omniglot, inner rate {alpha:g}")
-
+    known = {**asdict(settings), "seed": seed, "inner_lr": inner_lr}
     curves: dict[str, list[Row]] = {}
     seconds = 0.0
     for name, alpha in (("maml", inner_lr), ("alpha_0", 0.0)):
-        result = kept(output / "curves" / f"omniglot-{name}-seed{seed}.json", settings, lambda alpha=alpha: run(alpha))  # type: ignore[misc]
+        path = output / "curves" / f"omniglot-{name}-seed{seed}.json"
+        result = kept(path, known, partial(maml_curve, alpha, seed, settings, root, (GradientNorm, CosineSimilarity)))
         curves[name] = result["rows"]
         seconds += result["seconds"]
     cosines = [row[COSINE] for row in curves["maml"]]
@@ -95,8 +74,8 @@ def omniglot(
     pairs = list(zip(curves["maml"], curves["alpha_0"], strict=True))
     summary = {
         "command": f"lightning-gp reproduce gradient-norms omniglot --root <omniglot> "
-        f"--iterations {iterations} --every {every} --seed {seed}",
-        "settings": settings,
+        f"--iterations {settings.iterations} --every {settings.every} --seed {seed}",
+        "settings": known,
         "measurements": len(cosines),
         "share_of_positive_cosines": statistics.fmean(cosine > 0 for cosine in cosines),
         "smallest_cosine": min(cosines),

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_gp._lightning import pl
+from lightning_gp._lightning import LightningDataModule, LightningModule, pl
 from lightning_gp.experiments.lil_cells import NETWORKS, OPTIONS, Cell, Options, cells, chosen, data, stages
-from lightning_gp.runs.config import build_data, build_module
+from lightning_gp.runs.config import built
 from lightning_gp.runs.domains import check_fits, shown, summary
 from lightning_gp.runs.folders import kept, read_json, same_settings, write_json
 from lightning_gp.runs.training import evaluated, train
@@ -41,19 +41,19 @@ def run_cell(cell: Cell, seed: int, options: Options, output: Path, device: str 
 
     def made() -> dict[str, Any]:
         note = f"{cell.network} {cell.method} {cell.shots}-shot {cell.train}, seed {seed}"
-        test = build_data(data(cell.test, cell.shots, seed, total, options))
+        test = built(LightningDataModule, data(cell.test, cell.shots, seed, total, options))
         pl.seed_everything(seed, verbose=False)
-        check_fits(build_module(plan[0][0]), test, cell.test)
+        check_fits(built(LightningModule, plan[0][0]), test, cell.test)
         for config, iterations in plan:
             last = config is plan[-1][0]
             pl.seed_everything(seed, verbose=False)
-            module = build_module(config)
-            images = build_data(data(cell.train, cell.shots, seed, iterations, options))
+            module = built(LightningModule, config)
+            images = built(LightningDataModule, data(cell.train, cell.shots, seed, iterations, options))
             place = folder if last else pretrained.parent
             checkpoint = train(module, images, place, iterations, note, best=last, device=device)
         weights = {"network": plan[0][0]["init_args"]["network"], "checkpoint": str(checkpoint)}
         config["init_args"]["network"] = {"class_path": "lightning_gp.networks.load_pretrained", "init_args": weights}
-        tested = evaluated(build_module(config), test, device)
+        tested = evaluated(built(LightningModule, config), test, device)
         return {**tested, "iterations": total, "test_episodes": options.test_episodes}
 
     return kept(folder / f"test_{cell.test}.json", {"test_episodes": options.test_episodes}, made)

@@ -7,7 +7,7 @@ regularization perspective.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from lightning_gp._lightning import LightningDataModule, LightningModule, pl
+from lightning_gp._lightning import LightningModule, pl
+from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.gradient_norm import GradientNorm
 from lightning_gp.checks import whole
 from lightning_gp.datamodules.colored_mnist import ColoredMNISTDataModule
@@ -38,11 +39,8 @@ NORM = "gradients/norm"
 
 
 @dataclass(frozen=True)
-class Signs:
-    """Settings of a run of ``signs``, all of Adam with its default rate.
-
-    So few iterations because ERM's own gradient vanishes on colored MNIST when it is trained on: the norm without
-    penalty (seed 0, these examples) was 0.20 after 200 and 0.03 after 500.
+class Curves:
+    """Settings of MAML's runs, all of Adam with its default rate.
 
     Attributes:
         iterations: of each run.
@@ -50,15 +48,29 @@ class Signs:
         ways: classes per episode of MAML.
         environments: in a meta-batch of MAML, and in the fixed batch that is measured (the first meta-batch).
         channels: of MAML's Conv4.
+    """
+
+    iterations: int = 1500
+    every: int = 50
+    ways: int = 5
+    environments: int = 8
+    channels: int = 64
+
+
+@dataclass(frozen=True)
+class Signs(Curves):
+    """Settings of the runs of ``signs``; see ``Curves``.
+
+    So few iterations because ERM's own gradient vanishes on colored MNIST when it is trained on: the norm without
+    penalty (seed 0, these examples) was 0.20 after 200 and 0.03 after 500.
+
+    Attributes:
         examples: per environment of colored MNIST.
         hidden: width of the network on colored MNIST.
     """
 
     iterations: int = 200
     every: int = 20
-    ways: int = 5
-    environments: int = 8
-    channels: int = 64
     examples: int = 2000
     hidden: int = 64
 
@@ -104,7 +116,7 @@ def signs(
     """
     check_every(settings.iterations, settings.every)
     check_seeds(seeds)
-    whole(1, **{name: value for name, value in asdict(settings).items() if name not in ("iterations", "every")})
+    whole(1, **asdict(settings))
     ColoredMNISTDataModule(root, examples=1).setup()  # missing files show here, not after the first curve
     OmniglotDataModule(omniglot_root, settings.ways).prepare_data()
     require_matplotlib()
@@ -114,7 +126,7 @@ def signs(
     for seed in seeds:
         data = ColoredMNISTDataModule(root, examples=settings.examples, steps_per_epoch=settings.iterations, seed=seed)
         for name, coefficient in ((name, each) for name, coefficients in points.items() for each in coefficients):
-            run = partial(_maml, root=omniglot_root) if name == "maml" else partial(_penalty, kind=name, data=data)
+            run = partial(maml_curve, root=omniglot_root) if name == "maml" else partial(_penalty, kind=name, data=data)
             path = output / "curves" / f"signs-{name}-{coefficient:g}-seed{seed}.json"
             result = kept(path, asdict(settings), partial(run, coefficient, seed, settings))
             labels = {"algorithm": name, "coefficient": coefficient, "seed": seed}
@@ -141,7 +153,10 @@ def signs(
     return summary
 
 
-def _maml(alpha: float, seed: int, settings: Signs, root: str) -> dict[str, Any]:
+def maml_curve(
+    alpha: float, seed: int, settings: Curves, root: str, kinds: Sequence[Callable[..., Probe]] = (GradientNorm,)
+) -> dict[str, Any]:
+    """What probes of ``kinds`` measure while MAML trains on Omniglot, 1 shot, 15 queries, on the first meta-batch."""
     pl.seed_everything(seed, verbose=False)
     data = OmniglotDataModule(
         root,
@@ -151,7 +166,8 @@ def _maml(alpha: float, seed: int, settings: Signs, root: str) -> dict[str, Any]
         seed=seed,
     )
     module = MAML(Conv4(settings.ways, settings.channels, downsample="stride"), inner_lr=alpha)
-    return _norms(module, data, settings.environments, settings, f"maml {alpha:g}, seed {seed}")
+    probes = [kind(every_n_steps=settings.every, probe_size=settings.environments) for kind in kinds]
+    return measured(module, data, settings.iterations, settings.every, probes, f"maml {alpha:g}, seed {seed}")
 
 
 def _penalty(weight: float, seed: int, settings: Signs, kind: str, data: ColoredMNISTDataModule) -> dict[str, Any]:
@@ -162,14 +178,9 @@ def _penalty(weight: float, seed: int, settings: Signs, kind: str, data: Colored
         module = IRMv1(network, penalty_weight=weight, criterion=criterion)
     else:
         module = GradientPenalty(network, coefficient=weight, sign=1, criterion=criterion)
-    return _norms(module, data, len(data.train_agreement), settings, f"{kind} {weight:g}, seed {seed}")
-
-
-def _norms(
-    module: LightningModule, data: LightningDataModule, environments: int, settings: Signs, note: str
-) -> dict[str, Any]:
     # Full batches come again at every step: with the default probe_size the probe would hold several copies.
-    probe = GradientNorm(every_n_steps=settings.every, probe_size=environments)
+    probe = GradientNorm(every_n_steps=settings.every, probe_size=len(data.train_agreement))
+    note = f"{kind} {weight:g}, seed {seed}"
     return measured(module, data, settings.iterations, settings.every, [probe], note)
 
 

@@ -6,27 +6,26 @@ import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from lightning_gp._lightning import LightningDataModule, LightningModule
-
 Built = TypeVar("Built")
 
 
-def build_module(config: Mapping[str, Any]) -> LightningModule:
-    """The module that ``config`` describes.
+def built(base: type[Built], config: Mapping[str, Any]) -> Built:
+    """The object of ``base``, such as ``LightningModule``, that ``config`` describes.
 
     Raises:
         ValueError: if the config does not fit the class.
     """
-    return _built(LightningModule, config)
+    import jsonargparse
 
-
-def build_data(config: Mapping[str, Any]) -> LightningDataModule:
-    """The data module that ``config`` describes.
-
-    Raises:
-        ValueError: if the config does not fit the class.
-    """
-    return _built(LightningDataModule, config)
+    known_classes()
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(base, "object")
+    try:
+        parsed = parser.parse_object({"object": dict(config)})
+    except (jsonargparse.ArgumentError, TypeError) as error:
+        raise ValueError(f"The config of {config.get('class_path')} does not fit it: {error}") from error
+    made: Built = parser.instantiate(parsed).object
+    return made
 
 
 def known_classes() -> None:
@@ -57,17 +56,3 @@ def data_config(path: str | os.PathLike[str]) -> dict[str, Any]:
             "`lightning-gp fit` has."
         )
     return config
-
-
-def _built(base: type[Built], config: Mapping[str, Any]) -> Built:
-    import jsonargparse
-
-    known_classes()
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(base, "object")
-    try:
-        parsed = parser.parse_object({"object": dict(config)})
-    except (jsonargparse.ArgumentError, TypeError) as error:
-        raise ValueError(f"The config of {config.get('class_path')} does not fit it: {error}") from error
-    built: Built = parser.instantiate(parsed).object
-    return built

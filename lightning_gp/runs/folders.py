@@ -20,12 +20,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a file holds.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is no JSON.
-    """
+    """What a JSON file holds."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -18,10 +18,11 @@ from lightning_gp.commands import reproduce
 from lightning_gp.datamodules import ColoredMNISTDataModule, colored_mnist
 from lightning_gp.experiments import gradient_norms
 from lightning_gp.experiments.gradient_norms import omniglot
-from lightning_gp.experiments.penalty_signs import Signs, signs
+from lightning_gp.experiments.penalty_signs import Curves, Signs, signs
 from lightning_gp.networks import ColoredMNISTMLP
 
 TINY = Signs(iterations=4, every=2, ways=2, environments=2, channels=4, examples=20)
+SMALL = Curves(iterations=4, every=2, ways=2, environments=2, channels=4)
 POINTS = {"inner_rates": (0.0, 0.01), "weights": (0.0, 1.0)}
 
 
@@ -76,8 +77,7 @@ def test_omniglot_from_the_command_line(characters, tmp_path, capsys):
 
 
 def test_both_runs_see_the_same_network_and_episodes(characters, tmp_path):
-    small = {"ways": 2, "channels": 4, "environments": 2, "iterations": 4, "every": 2}
-    omniglot(str(characters), output=tmp_path, inner_lr=0.0, **small)
+    omniglot(str(characters), SMALL, output=tmp_path, inner_lr=0.0)
     maml, alpha_0 = np.split(np.array([list(row.values())[1:] for row in table(tmp_path / "omniglot.csv")], float), 2)
     np.testing.assert_array_equal(maml, alpha_0)
 
@@ -131,12 +131,11 @@ def test_signs_from_the_command_line(tmp_path, monkeypatch):
 
 
 def test_finished_curves_are_kept_and_those_of_other_settings_refused(characters, tmp_path, monkeypatch):
-    small = {"ways": 2, "channels": 4, "environments": 2, "iterations": 4, "every": 2, "output": tmp_path / "out"}
-    first = omniglot(str(characters), **small)
-    monkeypatch.setattr(gradient_norms, "measured", lambda *_: pytest.fail("a finished run was started again"))
-    assert omniglot(str(characters), **small) == first
+    first = omniglot(str(characters), SMALL, output=tmp_path / "out")
+    monkeypatch.setattr(gradient_norms, "maml_curve", lambda *_: pytest.fail("a finished run was started again"))
+    assert omniglot(str(characters), SMALL, output=tmp_path / "out") == first
     with pytest.raises(ValueError, match="iterations was 4, is 6"):
-        omniglot(str(characters), **{**small, "iterations": 6})
+        omniglot(str(characters), replace(SMALL, iterations=6), output=tmp_path / "out")
 
 
 def test_missing_omniglot_shows_before_the_first_curve(digits, tmp_path):
@@ -146,7 +145,7 @@ def test_missing_omniglot_shows_before_the_first_curve(digits, tmp_path):
 
 def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match=r"every=50 .* iterations=10"):
-        omniglot(str(tmp_path), iterations=10)
+        omniglot(str(tmp_path), Curves(iterations=10))
     with pytest.raises(ValueError, match="every=0"):
         signs(str(tmp_path), settings=replace(TINY, every=0))
     with pytest.raises(ValueError, match=r"seeds=\[\] must"):

@@ -7,11 +7,12 @@ import torch
 import yaml
 
 from lightning_gp import ANIL, BOIL, FOMAML, LIL, MAML, LILPretraining
+from lightning_gp._lightning import LightningModule
 from lightning_gp.cli import main
 from lightning_gp.experiments import lil_tables
 from lightning_gp.experiments.lil_cells import Options, cells, chosen, data, stages
 from lightning_gp.networks import Conv4, ResNet12
-from lightning_gp.runs.config import build_module
+from lightning_gp.runs.config import built
 from tests.experiments.lil_images import write_classes
 
 TRIAL = ["--class-folders", "--image-size", "16", "--iterations", "2", "--val-episodes", "2", "--test-episodes", "3"]
@@ -66,7 +67,7 @@ def test_the_tables_have_all_cells_of_the_paper():
 def test_settings_of_a_cell(table, name, expected):
     (cell,) = chosen(table, [name])
     [(config, iterations)] = stages(cell, Options(), "")
-    module = build_module(config)
+    module = built(LightningModule, config)
     kind, attributes = expected
     assert type(module) is kind
     assert {key: getattr(module, key) for key in attributes} == attributes
@@ -81,7 +82,7 @@ def test_settings_of_a_cell(table, name, expected):
 def test_fomaml_with_lil_is_pretraining_and_then_fomaml():
     (cell,) = chosen(2, ["fomaml+lil/1-shot/mini"])
     (first, half), (second, rest) = stages(cell, Options(), "somewhere")
-    assert type(build_module(first)) is LILPretraining
+    assert type(built(LightningModule, first)) is LILPretraining
     assert (half, rest) == (15_000, 15_000)
     assert second["class_path"] == "lightning_gp.FOMAML"
     assert second["init_args"]["network"]["init_args"]["checkpoint"] == "somewhere"
@@ -98,7 +99,7 @@ def test_cells_run_are_skipped_when_finished_and_aggregated(reproduce, tmp_path,
     weights = torch.load(folder / "best.ckpt", weights_only=True)
     assert weights["global_step"] == 2
     with monkeypatch.context() as patch:
-        patch.setattr(lil_tables, "build_module", lambda config: pytest.fail("a finished run was started again"))
+        patch.setattr(lil_tables, "built", lambda *_: pytest.fail("a finished run was started again"))
         assert reproduce(2, "--cell", "maml+lil/1-shot/mini", "--seeds", "0", "1") == 0
     # another table's cell of the same network only tests
     before = (folder / "best.ckpt").stat().st_mtime_ns

@@ -413,7 +413,7 @@ TRAINABILITY = [
         "TrainabilityMap",
         lambda: maps.TrainabilityMap(net(), data.SinusoidDataModule(), [0.1], [0.1]),
         TypeError,
-        "SinusoidMLP has no training_loss()",
+        "SinusoidMLP does not say what it minimises",
         "such as MAML",
     ),
     Row("plot_map", lambda: maps.plot_map(3), TypeError, "got int", "TrainabilityResult.load"),
