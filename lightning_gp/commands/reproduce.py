@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-
-from lightning_gp._lightning import NAMESPACE
 
 
 class Experiment(NamedTuple):
@@ -84,8 +81,6 @@ def main(args: Sequence[str]) -> None:
     if not words or words[0] not in EXPERIMENTS:
         known = ", ".join(EXPERIMENTS)
         raise ValueError(f"reproduce {' '.join(words[:1])}: choose from {known}; --help says what each shows.")
-    # An experiment builds many Trainers and prints its own progress, which their remarks on the hardware would hide.
-    logging.getLogger(f"{NAMESPACE}.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", module=r".*_pytree")
     keep_freed_memory()
     path, _, fixed, also, threads = EXPERIMENTS[words[0]]

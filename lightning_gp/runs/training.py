@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_gp._lightning import Callback, LightningDataModule, LightningModule, pl
+from lightning_gp._lightning import NAMESPACE, Callback, LightningDataModule, LightningModule, pl
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.checks import whole
 from lightning_gp.plots import save_figure
@@ -22,6 +23,8 @@ Row = dict[str, Any]
 
 def quiet_trainer(device: str = "auto", **options: Any) -> Any:
     """A Trainer on one device that shows and keeps nothing unless ``options`` say so."""
+    # An experiment builds many and prints its own progress, which their remarks on the hardware would hide.
+    logging.getLogger(f"{NAMESPACE}.utilities.rank_zero").setLevel(logging.WARNING)
     silent = {"logger": False, "enable_checkpointing": False, "num_sanity_val_steps": 0}
     silent |= {"enable_progress_bar": False, "enable_model_summary": False}
     return pl.Trainer(devices=1, accelerator=device, **{**silent, **options})
