@@ -45,7 +45,7 @@ EXPERIMENTS = {
     "colored-mnist": Experiment(
         "colored_mnist.colored_mnist",
         "IRM, ERM and the oracle with the IRM paper's settings",
-        also={"data_dir": "root", "restarts": "seeds"},
+        also={"data_dir": "root", "restarts": "seeds", "steps": "iterations"},
     ),
     "gradient-norms": Experiment("gradient_norms.FIGURES", "the gradient norm under penalties of both signs"),
     "lil-curves": Experiment(
