@@ -51,7 +51,8 @@ class WholeCheckpoints(_plugins.TorchCheckpointIO):  # type: ignore[misc]
             ValueError: if it is not whole, is no checkpoint, or holds what only a loader that runs code could read.
         """
         if "://" in str(path):
-            remote: dict[str, Any] = super().load_checkpoint(path, map_location)
+            restricted = {"weights_only": weights_only is not False}  # Lightning's default for addresses runs code
+            remote: dict[str, Any] = super().load_checkpoint(path, map_location, **restricted)
             return remote
         _check_file(Path(path))
         try:

@@ -45,6 +45,26 @@ class MetaGradient(NamedTuple):
     rates: Parameters
 
 
+class SchedulerConfig(TypedDict, total=False):
+    """A scheduler with when to step it, as in Lightning's own dictionary.
+
+    Attributes:
+        scheduler: builds it from the optimizer.
+        interval: ``"step"`` or ``"epoch"``.
+        frequency: every how many of them.
+        monitor: the metric that ``ReduceLROnPlateau`` watches.
+        strict: whether a metric that is missing is an error.
+        name: of the scheduler in logs.
+    """
+
+    scheduler: LRSchedulerCallable
+    interval: Literal["step", "epoch"]
+    frequency: int
+    monitor: str
+    strict: bool
+    name: str
+
+
 class ModuleOptions(TypedDict, total=False):
     """Arguments of ``EnvironmentModule`` that every algorithm takes.
 
@@ -57,7 +77,7 @@ class ModuleOptions(TypedDict, total=False):
 
     criterion: Criterion
     optimizer: OptimizerCallable
-    lr_scheduler: LRSchedulerCallable | None
+    lr_scheduler: LRSchedulerCallable | SchedulerConfig | None
     vectorize: bool | int | Literal["auto"]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gp._lightning import NAMESPACE, LightningDataModule, LightningModule, pl
+from lightning_gp.files import replacing
 
 
 def main(args: Sequence[str]) -> None:
@@ -19,11 +20,7 @@ def main(args: Sequence[str]) -> None:
     exceptions: Any = importlib.import_module(f"{NAMESPACE}.utilities.exceptions")
     keep_freed_memory()
     try:
-        lightning_cli(
-            args,
-            prog="lightning-gp",
-            save_config_kwargs={"overwrite": True},  # `fit` and then `test` of one config write to one folder
-        )
+        lightning_cli(args, prog="lightning-gp")
     except exceptions.MisconfigurationException as error:
         raise ValueError(str(error)) from error  # Lightning's word for a user's mistake
     except exceptions.SIGTERMException as stop:
@@ -58,9 +55,21 @@ def lightning_cli(
 
     description = options.pop("description", "Trains and tests what a config names, with Lightning's Trainer.")
     known_classes()
-    base: Any = importlib.import_module(f"{NAMESPACE}.cli").LightningCLI
+    _check_encoding(args)
+    module: Any = importlib.import_module(f"{NAMESPACE}.cli")
 
-    class CLI(base):  # type: ignore[misc]
+    class SaveConfig(module.SaveConfigCallback):  # type: ignore[misc]
+        """Saves the configuration whole or not at all, and beside that of another run instead of over it."""
+
+        already_saved: bool
+
+        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            folder = trainer.log_dir  # on all processes: this broadcasts
+            if trainer.is_global_zero and not self.already_saved:
+                save_beside(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_none=False))
+            self.already_saved = True
+
+    class CLI(module.LightningCLI):  # type: ignore[misc]
         def add_arguments_to_parser(self, parser: Any) -> None:
             if add_arguments is not None:
                 add_arguments(parser)
@@ -84,11 +93,56 @@ def lightning_cli(
         LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
+        save_config_callback=SaveConfig,
         args=None if list(args) == sys.argv[1:] else list(args),
         auto_configure_optimizers=False,  # our modules take `optimizer` and `lr_scheduler` themselves
         parser_kwargs={"prog": prog, "description": description},
         **options,
     )
+
+
+def save_beside(path: Path, text: str) -> Path:
+    """Writes ``text`` whole or not at all; where ``path`` holds something else, under the next free numbered name.
+
+    Args:
+        path: where it belongs.
+        text: the content.
+
+    Returns:
+        Where it is.
+    """
+    place, count = path, 0
+    while place.is_file() and place.read_text("utf-8", errors="replace") != text:
+        count += 1
+        place = path.with_name(f"{path.stem}_{count}{path.suffix}")
+    if place != path:
+        print(f"{path} is the configuration of another run and stays; that of this one is {place}.", file=sys.stderr)
+    if not place.is_file():
+        with replacing(place) as temporary:
+            temporary.write_text(text, "utf-8")
+    return place
+
+
+def _check_encoding(args: Sequence[str]) -> None:
+    """Refuses configurations that are no YAML in UTF-8.
+
+    Raises:
+        ValueError: naming the file, what is wrong and how to mend it.
+    """
+    words = [word.partition("=") for word in args]
+    files = [after for name, equals, after in words if name == "--config" and equals]
+    files += [after for before, after in zip(args, args[1:], strict=False) if before in ("--config", "-c")]
+    for path in (Path(file) for file in files if Path(file).is_file()):
+        content = path.read_bytes()
+        try:
+            lines = content.decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not encoded in UTF-8 ({error.reason}); save it again as UTF-8.") from None
+        if "\0" in "".join(lines):
+            raise ValueError(f"{path} is not encoded in UTF-8 (it looks like UTF-16); save it again as UTF-8.")
+        for number, line in enumerate(lines, 1):
+            if "\t" in line[: len(line) - len(line.lstrip())]:
+                raise ValueError(f"{path}, line {number}, is indented with a tab; YAML takes spaces only.")
 
 
 def _keep_metrics(trainer: Any) -> None:

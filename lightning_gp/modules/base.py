@@ -16,13 +16,24 @@ from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.precomputed import Evaluation as Evaluate
 from lightning_gp.functional.precomputed import accumulated, differentiated
+from lightning_gp.modules.annotations import inherit_annotations
 from lightning_gp.modules.checks import check_network, check_trainer
 from lightning_gp.modules.chunking import Vectorize, channels_last, check_vectorize, chunk_size, has_convolutions
 from lightning_gp.modules.evaluation import Evaluation
+from lightning_gp.modules.given import check_given, optimizer_settings, refusal, unsaved_arguments
 from lightning_gp.modules.outputs import check_shapes, tensor_of
-from lightning_gp.modules.resuming import check_configuration, check_weights, finish_epoch
+from lightning_gp.modules.resuming import check_configuration, check_weights, finish_epoch, resume_optimizers
+from lightning_gp.modules.schedulers import check_scheduler, scheduler_config, with_rate
 from lightning_gp.modules.trial import check_collation, loaders_of, try_out
-from lightning_gp.types import Criterion, Examples, LRSchedulerCallable, OptimizerCallable, Parameters, Split
+from lightning_gp.types import (
+    Criterion,
+    Examples,
+    LRSchedulerCallable,
+    OptimizerCallable,
+    Parameters,
+    SchedulerConfig,
+    Split,
+)
 
 
 class EnvironmentModule(Evaluation):
@@ -45,7 +56,8 @@ class EnvironmentModule(Evaluation):
         network: the network; its parameters are θ. Normalisation layers must not keep running statistics.
         criterion: maps predictions (K, ...) and targets (K, ...) to a scalar mean.
         optimizer: builds the (outer) optimizer from the parameters.
-        lr_scheduler: builds a learning-rate scheduler from the optimizer, or None.
+        lr_scheduler: builds a learning-rate scheduler from the optimizer, or a dictionary as Lightning's own with that
+            function as ``"scheduler"`` (``modules.schedulers``), or None.
         vectorize: how many environments to compute at once: ``"auto"``, True, False or a number (``modules.chunking``).
 
     Raises:
@@ -71,13 +83,14 @@ class EnvironmentModule(Evaluation):
         network: nn.Module,
         criterion: Criterion = F.cross_entropy,
         optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | SchedulerConfig | None = None,
         vectorize: Vectorize = "auto",
     ) -> None:
         super().__init__()
         check_network(network)
         check_vectorize(vectorize)
-        checks.function(criterion=criterion, optimizer=optimizer, lr_scheduler=lr_scheduler or optimizer)
+        checks.function(criterion=criterion, optimizer=optimizer)
+        check_scheduler(lr_scheduler)
         self.network = network
         self.criterion = criterion
         self.optimizer = optimizer
@@ -85,6 +98,13 @@ class EnvironmentModule(Evaluation):
         self.vectorize = vectorize
         self._chunk_size: int | None = None
         self._tried: set[bool] = set()
+        self._missing: dict[str, str] = {}
+        self._learning_rate: float | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """The command line builds arguments by their annotations, which a subclass need not repeat."""
+        super().__init_subclass__(**kwargs)
+        inherit_annotations(cls)
 
     # -- the objective ------------------------------------------------------------------------------------------
 
@@ -222,26 +242,55 @@ class EnvironmentModule(Evaluation):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """The optimizer and scheduler given to ``__init__``."""
+        """The optimizer and scheduler given to ``__init__``.
+
+        Raises:
+            ValueError: if the module comes from a checkpoint of one that was given others, which it does not hold.
+        """
+        if self._missing:
+            raise ValueError(refusal(type(self).__name__, self._missing))
         optimizer = self.optimizer(self.trained_parameters())
+        if self.learning_rate is not None:
+            with_rate(optimizer, self.learning_rate)
         if self.lr_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": self.lr_scheduler(optimizer)}
+        validates = self._trainer is None or self._trainer.enable_validation
+        return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.lr_scheduler, optimizer, validates)}
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The outer rate in place of the optimizer's own, as Lightning's ``Tuner.lr_find`` sets it; None for none."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float | None) -> None:
+        checks.optional_number(minimum=0, learning_rate=rate)
+        self._learning_rate = rate
 
     # -- resuming -----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes which algorithm saved the checkpoint."""
+        """Notes which algorithm saved the checkpoint, with what it was given that no checkpoint holds."""
         checkpoint["algorithm"] = type(self).__name__
+        checkpoint["given"] = unsaved_arguments(self)
+        optimizers = [] if self._trainer is None else self._trainer.optimizers
+        checkpoint["optimizer_settings"] = optimizer_settings(optimizers)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses the checkpoint of another network and, to continue training, of another configuration."""
+        """Refuses the checkpoint of another network and, to continue training, of another configuration.
+
+        Also refused, with or without a Trainer: a module without an argument that the saved one was given.
+        """
+        self._missing = check_given(self, checkpoint.get("given", {}))
         if self._trainer is None:
             return
+        self._missing = {}  # what a Trainer loads into has been built by its user
         if self.strict_loading:
             check_weights(self.state_dict(), checkpoint["state_dict"])
         if self._trainer.state.fn == "fit":
-            check_configuration(type(self).__name__, self.hparams, checkpoint)
+            given = unsaved_arguments(self)
+            check_configuration(type(self).__name__, {**self.hparams, **given}, checkpoint)
+            resume_optimizers(checkpoint, self._trainer)
             finish_epoch(checkpoint, self._trainer)
 
     # -- checks -------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning_gp._lightning import Callback
+from lightning_gp.modules.given import TRAINING_ONLY, check_optimizers, optimizer_settings
 from lightning_gp.networks.pretrained import weight_differences
 
 FREE = ("vectorize", "recompute", "compile", "eval_inner_steps")
@@ -44,8 +45,8 @@ def check_configuration(algorithm: str, arguments: Mapping[str, Any], checkpoint
     differences = []
     if checkpoint.get("algorithm", algorithm) != algorithm:
         differences.append(f"the algorithm is {checkpoint['algorithm']} there but {algorithm} here")
-    saved = checkpoint.get("hyper_parameters", {})
-    for name in sorted(set(arguments) & set(saved) - set(FREE)):
+    saved = {**checkpoint.get("hyper_parameters", {}), **checkpoint.get("given", {})}
+    for name in sorted(set(arguments) & set(saved) - {*FREE, *TRAINING_ONLY}):  # optimizers are compared by themselves
         if not name.startswith("_") and _plain(saved[name]) != _plain(arguments[name]):
             differences.append(f"{name} is {saved[name]!r} there but {arguments[name]!r} here")
     if differences:
@@ -58,6 +59,26 @@ def check_configuration(algorithm: str, arguments: Mapping[str, Any], checkpoint
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def resume_optimizers(checkpoint: dict[str, Any], trainer: Any) -> None:
+    """Compares the optimizers, once they are built, with those that the checkpoint was saved with.
+
+    Raises:
+        ValueError: see ``check_optimizers``; before anything of the checkpoint is put into them.
+    """
+    if checkpoint.get("optimizer_settings"):
+        trainer.callbacks.append(_SameOptimizers(checkpoint["optimizer_settings"]))
+
+
+class _SameOptimizers(Callback):
+    def __init__(self, saved: list[dict[str, Any]]) -> None:
+        self.saved: list[dict[str, Any]] | None = saved
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        if self.saved is not None:  # a second fit of this Trainer is another matter
+            check_optimizers(optimizer_settings(trainer.optimizers), self.saved)
+        self.saved = None
 
 
 def finish_epoch(checkpoint: dict[str, Any], trainer: Any) -> None:

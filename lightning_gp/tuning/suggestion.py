@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
-
-from torch import nn
-from torch.optim import Optimizer
 
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.plots import canvas
 from lightning_gp.trainability.objective import rate_of
-from lightning_gp.tuning.trials import Trial, with_rate
-from lightning_gp.types import OptimizerCallable
+from lightning_gp.tuning.trials import Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,7 +70,7 @@ class Suggestion:
         rate_of(module).set(self.inner_lr)
         if "inner_lr" in module.hparams:
             module.hparams["inner_lr"] = self.inner_lr
-        module.optimizer = partial(_built_with_rate, module.optimizer, self.outer_lr)
+        module.learning_rate = self.outer_lr
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as JSON can hold it."""
@@ -137,7 +132,3 @@ def _draw(axes: Axes, trials: Sequence[Trial], suggested: float, own: float, lin
         axes.axvline(value, color="black", linestyle=style, label=name)
     axes.set_xscale("log")
     axes.legend(fontsize=8)
-
-
-def _built_with_rate(build: OptimizerCallable, rate: float, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    return with_rate(build(parameters), rate)

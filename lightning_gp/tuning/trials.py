@@ -11,6 +11,7 @@ from torch import nn
 
 from lightning_gp.checks import number
 from lightning_gp.contracts import Adapts, Varies
+from lightning_gp.modules.schedulers import with_rate
 from lightning_gp.trainability.engine import CellTrainer
 from lightning_gp.trainability.stream import BatchStream
 from lightning_gp.types import Criterion
@@ -149,20 +150,6 @@ def only_optimizer(module: Tunable) -> torch.optim.Optimizer:
             "to tune; let it return one optimizer, alone or with a scheduler."
         )
     return found
-
-
-def outer_rate(optimizer: torch.optim.Optimizer) -> float:
-    """The largest rate of an optimizer's groups."""
-    return max(float(group["lr"]) for group in optimizer.param_groups)
-
-
-def with_rate(optimizer: torch.optim.Optimizer, rate: float) -> torch.optim.Optimizer:
-    """The optimizer with ``rate`` as its largest rate; groups of other rates keep their proportion."""
-    factor = rate / outer_rate(optimizer)
-    for group in optimizer.param_groups:
-        group["lr"] = float(group["lr"]) * factor
-    optimizer.defaults["lr"] = rate
-    return optimizer
 
 
 def around(center: float, below: int, above: int) -> list[float]:

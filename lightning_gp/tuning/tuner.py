@@ -17,12 +17,13 @@ from lightning_gp._lightning import LightningModule
 from lightning_gp.checks import number, whole
 from lightning_gp.contracts import Adapts
 from lightning_gp.environments import Environments, chunks_of
+from lightning_gp.modules.schedulers import outer_rate
 from lightning_gp.theory.learning_rates import critical_inner_lr
 from lightning_gp.trainability.objective import rate_of
 from lightning_gp.trainability.stream import BatchStream, Data
 from lightning_gp.tuning.curvature import outer_bound, support_curvatures, tangent_kernel_rate
 from lightning_gp.tuning.suggestion import Suggestion
-from lightning_gp.tuning.trials import Trials, Tunable, around, best_trial, only_optimizer, outer_rate, search
+from lightning_gp.tuning.trials import Trials, Tunable, around, best_trial, only_optimizer, search
 
 
 class LearningRateTuner:

@@ -8,10 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_gp import ANIL, FOMAML, MAML, Environments, GradientPenalty
+from lightning_gp.modules.schedulers import outer_rate
 from lightning_gp.theory import critical_outer_lr, optimal_adaptation_lr
 from lightning_gp.tuning import LearningRateTuner
 from lightning_gp.tuning.curvature import outer_bound, support_curvatures
-from lightning_gp.tuning.trials import Trial, best_trial, only_optimizer, outer_rate, search
+from lightning_gp.tuning.trials import Trial, best_trial, only_optimizer, search
 
 
 def sgd(parameters):
