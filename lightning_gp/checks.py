@@ -95,8 +95,13 @@ def optional_number(
     number(minimum, above, maximum, hint=hint, **{name: value for name, value in values.items() if value is not None})
 
 
-def choice(allowed: Collection[Any], **values: Any) -> None:
+def choice(allowed: Collection[Any], *, hint: str = "", **values: Any) -> None:
     """Refuses what is not among the allowed values.
+
+    Args:
+        allowed: of the same type as what is given.
+        hint: what they mean, for the message.
+        **values: by name of the argument.
 
     Raises:
         ValueError: naming the argument and what is allowed.
@@ -109,7 +114,9 @@ def choice(allowed: Collection[Any], **values: Any) -> None:
     """
     for name, value in values.items():
         if not any(type(value) is type(each) and value == each for each in allowed):
-            raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(map(repr, allowed))}.")
+            raise ValueError(
+                f"{name}={value!r} is unknown; use one of {', '.join(map(repr, allowed))}{hint and f'; {hint}'}."
+            )
 
 
 def flag(**values: Any) -> None:

@@ -70,7 +70,7 @@ class GradientPenalty(NamedEnvironmentModule):
         **kwargs: Unpack[ModuleOptions],
     ) -> None:
         super().__init__(network, **kwargs)
-        checks.choice((-1, 1), sign=sign)
+        checks.choice((-1, 1), hint="+1 draws towards small gradients, -1 towards large ones", sign=sign)
         checks.choice((None, "episodes", "shares"), dealt=dealt)
         self.save_hyperparameters(ignore=["network", "criterion", "optimizer", "lr_scheduler"])
         self.coefficients = coefficients_by_name(network, coefficient)

@@ -122,5 +122,7 @@ def _resolved(inner_lr: InnerLR, names: list[str], strict: bool = True) -> dict[
 
 
 def _checked(name: str, rate: float) -> float:
-    checks.number(minimum=0, hint="0 turns the inner loop off", **{name: rate})
+    checks.number(
+        minimum=0, hint="or a mapping from parameter names to such numbers (0 turns the inner loop off)", **{name: rate}
+    )
     return float(rate)

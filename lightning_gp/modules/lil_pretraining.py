@@ -88,7 +88,7 @@ class LILPretraining(MAML):
         **kwargs: Unpack[InnerLoopOptions],
     ) -> None:
         super().__init__(network, inner_lr, inner_steps, first_order, **kwargs)
-        checks.number(minimum=0, maximum=1, momentum=momentum)
+        checks.number(minimum=0, maximum=1, hint="0.999 is usual", momentum=momentum)
         checks.number(above=0, weight=weight)
         checks.number(minimum=0, collapse_variance=collapse_variance)
         checks.whole(0, predictor_hidden=predictor_hidden)

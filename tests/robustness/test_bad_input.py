@@ -78,7 +78,7 @@ CLI = {
     "fit, unknown argument": (lambda: [*FIT, "--model.init_args.inner_rate=3"], "inner_rate", "not accept"),
     "fit, unknown data": (lambda: [*FIT, "--data=NoDataModule"], "NoDataModule", "LightningDataModule"),
     "fit, text for a number": (lambda: [*FIT, "--model.init_args.inner_steps=two"], "two", "int"),
-    "fit, inner rate": (lambda: [*FIT, "--model.init_args.inner_lr=-1"], "inner_lr=-1.0", "not negative"),
+    "fit, inner rate": (lambda: [*FIT, "--model.init_args.inner_lr=-1"], "inner_lr=-1.0", "at least 0"),
     "fit, inner steps": (lambda: [*FIT, "--model.init_args.inner_steps=0"], "inner_steps=0", "at least 1"),
     "fit, counts": (lambda: [*FIT, "--data.init_args.shots=0"], "shots=0", "choose shots >= 1"),
     "fit, outputs": (
@@ -89,7 +89,7 @@ CLI = {
     "fit, missing data": (lambda: ["fit", *OMN, "--data.init_args.root=nowhere"], "nowhere", "download"),
     "validate, missing checkpoint": (lambda: ["validate", *SIN, "--ckpt_path=no.ckpt"], "no.ckpt", ".ckpt file"),
     "test, missing checkpoint": (lambda: ["test", *SIN, "--ckpt_path=no.ckpt"], "no.ckpt", "leave out ckpt_path"),
-    "predict, no step": (lambda: ["predict", *SIN], "predict", "forward"),
+    "predict, no data": (lambda: ["predict", *SIN], "predict", "predict_dataloader"),
     "demo, iterations": (lambda: ["demo", "--iterations", "0"], "iterations", "at least 1"),
     "demo, no number": (lambda: ["demo", "--iterations", "many"], "many", "int"),
     "map without config": (lambda: ["map"], "needs a config", "--config"),
