@@ -33,9 +33,11 @@ if TYPE_CHECKING:
 else:
     pl = importlib.import_module(NAMESPACE)
 
+takes = importlib.import_module(f"{NAMESPACE}.utilities.signature_utils").is_param_in_hook_signature
+"""By which Lightning decides what it hands to a step."""
 Callback = pl.Callback
 LightningDataModule = pl.LightningDataModule
 LightningModule = pl.LightningModule
 Trainer = pl.Trainer
 
-__all__ = ["NAMESPACE", "Callback", "LightningDataModule", "LightningModule", "Trainer", "pl"]
+__all__ = ["NAMESPACE", "Callback", "LightningDataModule", "LightningModule", "Trainer", "pl", "takes"]

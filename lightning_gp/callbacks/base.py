@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 
-from lightning_gp._lightning import Callback
+from lightning_gp import checks
+from lightning_gp._lightning import Callback, LightningModule, Trainer
+from lightning_gp.callbacks.agreement import check_agreement
+from lightning_gp.callbacks.batches import copied
 from lightning_gp.callbacks.isolation import isolated
-from lightning_gp.callbacks.losses import LossFunction, ModuleLoss, find_loss
+from lightning_gp.callbacks.losses import FunctionLoss, Indexed, LossFunction, ModuleLoss, Piece, Skipped, find_loss
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
+from lightning_gp.callbacks.steps import Steps
 from lightning_gp.environments import chunks_of
 from lightning_gp.loggers import log_figures
 
@@ -68,34 +74,33 @@ class Probe(Callback):
         probe_size: int | None = None,
         prefix: str = "",
     ) -> None:
-        if loss_fn is not None and not callable(loss_fn):
-            raise ValueError(f"loss_fn={loss_fn!r} must be a function of (module, batch) that returns the loss.")
-        if not isinstance(prefix, str):
-            raise ValueError(f"prefix={prefix!r} must be text, such as 'probe/'; '' for none.")
-        for argument, value in (
-            ("every_n_epochs", every_n_epochs),
-            ("every_n_steps", every_n_steps),
-            ("probe_size", probe_size),
-        ):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{argument}={value!r} must be a whole number of at least 1.")
+        checks.text(prefix=prefix)
+        checks.whole(1, every_n_epochs=every_n_epochs)
+        checks.optional_whole(1, every_n_steps=every_n_steps, probe_size=probe_size)
+        if loss_fn is not None:
+            checks.function(loss_fn=loss_fn)
         self.loss_fn, self.prefix, self.probe_size = loss_fn, prefix, probe_size
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
+        self.begin()
+
+    # -- for subclasses -----------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A fit begins: whatever an earlier one has left is forgotten. Called by ``__init__`` too."""
         self.values: dict[str, float] = {}
         self.loss: ModuleLoss | None = None
         self.batch = ProbeBatch()
         self._measured_at: tuple[int, int] | None = None
-        self._checked = False
+        self._checked = self._cost_logged = False
+        self._steps: Steps | None = None
         self._steps_seen = 0
-        self._cost_logged = False
-
-    # -- for subclasses -----------------------------------------------------------------------------------------
+        self._trained: Indexed | None = None
 
     def measure(self, measurement: Measurement) -> Report:
         """What to log, without the prefix; runs inside ``isolated``."""
         raise NotImplementedError(f"{type(self).__name__} must define measure(measurement).")
 
-    def check(self, loss: ModuleLoss, piece: Any) -> None:
+    def check(self, loss: ModuleLoss, piece: Piece) -> None:
         """Does what ``measure`` will do, once, on a piece of this process: no collective calls. Raises what it would.
 
         Runs inside ``isolated``; by default the gradient of every environment of ``piece`` is computed.
@@ -106,11 +111,11 @@ class Probe(Callback):
         """
         loss.gradients(loss.parameters(), piece)
 
-    def needs_loss(self, pl_module: Any) -> bool:
+    def needs_loss(self, pl_module: LightningModule) -> bool:
         """Whether this callback runs the module on a probe batch at all."""
         return True
 
-    def report_without_probe(self, trainer: Any, pl_module: Any) -> Report:
+    def report_without_probe(self, trainer: Trainer, pl_module: LightningModule) -> Report:
         """What to log where ``needs_loss`` is False."""
         raise NotImplementedError(f"{type(self).__name__} must define report_without_probe(trainer, pl_module).")
 
@@ -121,7 +126,7 @@ class Probe(Callback):
         """Different for instances with different prefixes."""
         return str(self._generate_state_key(prefix=self.prefix))
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses what cannot work, before training starts."""
         if stage != "fit":
             return
@@ -131,39 +136,102 @@ class Probe(Callback):
                 f"{type(self).__name__} needs whole parameters, but {strategy} shards them. Use strategy='ddp' or a "
                 "single device, or remove this callback."
             )
+        self.begin()
         self.loss = find_loss(pl_module, self.loss_fn, type(self).__name__) if self.needs_loss(pl_module) else None
-        self._measured_at, self._cost_logged, self._checked = None, False, False
         if self.loss is not None:
             self.batch = self._shared_batch(trainer, self.loss)
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Steps are counted from where a resumed run begins."""
-        self._steps_seen = trainer.global_step
+        self._steps = Steps(self, trainer, pl_module)
+        self._steps_seen = self.steps(trainer)
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Optimizers are no longer watched."""
+        if self._steps is not None:
+            self._steps.end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Optimizers are no longer watched."""
+        self.on_train_end(trainer, pl_module)
+
+    def steps(self, trainer: Trainer) -> int:
+        """Optimizer steps so far, those included that manual optimization takes behind Lightning's back."""
+        return trainer.global_step + (self._steps.by_hand if self._steps is not None else 0)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
         """Copies the first batches."""
-        if self.loss is not None:
-            self.batch.offer(batch, (trainer.current_epoch, batch_idx))
+        if self.loss is None:
+            return
+        self.batch.offer(batch, (trainer.current_epoch, batch_idx))
+        if not self._checked and isinstance(self.loss, FunctionLoss):
+            self._trained = Indexed(copied(batch), batch_idx)
 
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Refuses what cannot be measured, before the first step changes a weight."""
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Lightning's word for a step; see ``on_step``."""
+        if self._steps is not None:
+            self._steps.by_lightning(optimizer)
+
+    def on_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any, position: int) -> None:
+        """Refuses what cannot be measured, before the first step changes a weight.
+
+        Called once for each step of each optimizer, also where Lightning does not know of it. The gradients are
+        unscaled, reduced over processes and not yet clipped.
+
+        Args:
+            trainer: the Trainer.
+            pl_module: the module.
+            optimizer: the torch optimizer that is about to step.
+            position: which of the trainer's optimizers it is, −1 for none of them.
+        """
         # Not at the start of the batch: a step may rely on hooks of its module that run later, and lazy parameters are
         # made by the first forward pass.
         if self._checked or self.loss is None or not self.batch.batches:
             return
         self._checked = True
-        with isolated(pl_module):
-            piece = self.loss.pieces(self.batch.batches[0])[0]
-            self.check(self.loss, next(chunks_of(piece, 1)) if self.loss.by_environment else piece)
+        try:
+            with self._alone(pl_module, verify=True):
+                if self._trained is not None:
+                    check_agreement(trainer, self.loss, self._trained, type(self).__name__)
+                    piece: Piece = self._trained
+                else:
+                    piece = next(chunks_of(self.loss.pieces(self.batch.batches[0])[0], 1))
+                self.check(self.loss, piece)
+        except Skipped:
+            self._checked = False
+        else:
+            self._trained = None
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    @contextmanager
+    def _alone(self, pl_module: LightningModule, verify: bool = False) -> Iterator[None]:
+        name = type(self).__name__ if verify else ""
+        with isolated(pl_module, apart=(Probe, ModuleLoss, ProbeBatch), verify=name, loss_fn=self.loss_fn):
+            try:
+                yield
+            except RuntimeError as error:
+                if "use_reentrant" not in str(error):
+                    raise
+                raise ValueError(
+                    f"{type(self).__name__} cannot differentiate {type(pl_module).__name__}: reentrant activation "
+                    "checkpointing has no gradient by chosen parameters. Use "
+                    "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
+                ) from error
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Measures every n steps."""
-        steps = trainer.global_step
+        skipped = outputs is None or (isinstance(outputs, Mapping) and not outputs)
+        if skipped and self.loss is not None and pl_module.automatic_optimization and not self.loss.by_environment:
+            self.batch.withdraw((trainer.current_epoch, batch_idx))
+        steps = self.steps(trainer)
         if self.every_n_steps is not None and steps // self.every_n_steps > self._steps_seen // self.every_n_steps:
             self.run(trainer, pl_module)
         self._steps_seen = steps
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures every n epochs."""
         if self.every_n_steps is None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self.run(trainer, pl_module)
@@ -178,11 +246,11 @@ class Probe(Callback):
 
     # -- one measurement ----------------------------------------------------------------------------------------
 
-    def run(self, trainer: Any, pl_module: Any) -> None:
+    def run(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures and logs, unless that has been done at this very point of training."""
         if self.just_measured(trainer):
             return
-        self._measured_at = (trainer.current_epoch, trainer.global_step)
+        self._measured_at = (trainer.current_epoch, self.steps(trainer))
         begin = time.perf_counter()
         if self.loss is None:
             report = self.report_without_probe(trainer, pl_module)
@@ -192,8 +260,9 @@ class Probe(Callback):
             (empty,) = ranks.totals(0.0 if self.batch.batches else 1.0)
             if empty:
                 return
-            with isolated(pl_module):
-                report = self.measure(Measurement.of(self.loss, self.batch.batches, ranks))
+            report = Report()
+            with self._alone(pl_module), suppress(Skipped):
+                report = self.measure(Measurement.of(self.loss, self.batch, ranks))
             self.batch.gather()
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
@@ -205,11 +274,11 @@ class Probe(Callback):
         self._log(trainer, pl_module, logged)
         self._draw(trainer, report)
 
-    def just_measured(self, trainer: Any) -> bool:
+    def just_measured(self, trainer: Trainer) -> bool:
         """Whether the values are those of this very point of training."""
-        return self._measured_at == (trainer.current_epoch, trainer.global_step)
+        return self._measured_at == (trainer.current_epoch, self.steps(trainer))
 
-    def _log(self, trainer: Any, pl_module: Any, values: dict[str, float]) -> None:
+    def _log(self, trainer: Trainer, pl_module: LightningModule, values: dict[str, float]) -> None:
         # All processes have the same values; sync_dist only keeps Lightning from warning about them.
         options = {"batch_size": 1, "sync_dist": trainer.world_size > 1}
         if self.every_n_steps is None:
@@ -222,11 +291,11 @@ class Probe(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
-    def _draw(self, trainer: Any, report: Report) -> None:
+    def _draw(self, trainer: Trainer, report: Report) -> None:
         if report.pictures and self.every_n_steps is None and trainer.is_global_zero and trainer.loggers:
             log_figures(trainer, {self.prefix + key: picture() for key, picture in report.pictures.items()})
 
-    def _shared_batch(self, trainer: Any, loss: ModuleLoss) -> ProbeBatch:
+    def _shared_batch(self, trainer: Trainer, loss: ModuleLoss) -> ProbeBatch:
         """One copy of the batch for all probes that want the same."""
         size = self.probe_size or (ENVIRONMENTS if loss.by_environment else None)
         if size is not None and getattr(loss.module, "shares_examples", False):

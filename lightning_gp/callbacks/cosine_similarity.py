@@ -105,6 +105,6 @@ class CosineSimilarity(Probe):
                 stacklevel=2,
             )
             return Report()
-        other = Measurement.of(measurement.loss, self.validation.batches, measurement.ranks)
+        other = Measurement.of(measurement.loss, self.validation, measurement.ranks)
         (validation,) = other.gradients()
         return Report({"gradients/cosine": float(cosine_similarity(training, validation))})

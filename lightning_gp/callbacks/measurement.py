@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lightning_gp.callbacks.losses import ModuleLoss
+from lightning_gp.callbacks.losses import ModuleLoss, Skipped
+from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
 from lightning_gp.environments import examples_of
 
@@ -47,9 +49,10 @@ class Measurement:
     shares: list[float]
 
     @classmethod
-    def of(cls, loss: ModuleLoss, batches: list[Any], ranks: Ranks) -> Measurement:
-        """Cuts batches into pieces and counts them over all processes."""
-        pieces = [piece for batch in batches for piece in loss.pieces(batch)]
+    def of(cls, loss: ModuleLoss, batch: ProbeBatch, ranks: Ranks) -> Measurement:
+        """Cuts a probe batch into pieces and counts them over all processes."""
+        kept = zip(batch.batches, batch.indices, strict=True)
+        pieces = [piece for each, index in kept for piece in loss.pieces(each, index)]
         counts = [loss.count(piece) for piece in pieces]
         shares = [1.0] * len(pieces)
         if getattr(loss.module, "shares_examples", False) and loss.by_environment and ranks.world > 1:
@@ -65,9 +68,20 @@ class Measurement:
     def mean_loss(self, parameters: dict[str, Tensor], training: bool = False) -> Tensor:
         """This process's share of the mean loss: the sum over processes is the mean over all environments."""
         function = self.loss.objectives if training else self.loss.losses
-        weighted = zip(self.pieces, self._weights(training), strict=True)
-        parts = [function(parameters, piece).mean() * weight for piece, weight in weighted]
-        return torch.stack(parts).sum()
+        parts, kept = [], 0
+        for piece, weight, count in zip(self.pieces, self._weights(training), self.counts, strict=True):
+            with suppress(Skipped):
+                parts.append(function(parameters, piece).mean() * weight)
+                kept += count
+        total = torch.stack(parts).sum() if parts else torch.stack([p.sum() * 0 for p in parameters.values()]).sum()
+        return total if self.loss.by_environment else total * (self.total / self._kept(kept))
+
+    def _kept(self, count: float) -> float:
+        """How much of the probe batch the module has not passed over, in all processes."""
+        (kept,) = self.ranks.totals(count)
+        if not kept:
+            raise Skipped
+        return kept
 
     def _weights(self, training: bool) -> list[float]:
         """Of each piece; objectives of shared environments are those of all processes' examples already."""
@@ -93,14 +107,20 @@ class Measurement:
         """
         parameters = self.loss.parameters()
         mean: dict[str, Tensor] = {}
+        kept = 0
         for piece, count, share in zip(self.pieces, self.counts, self.shares, strict=True):
-            stack = self.loss.gradients(parameters, piece, split)
+            try:
+                stack = self.loss.gradients(parameters, piece, split)
+            except Skipped:
+                continue
             if self.shared:
                 stack = {name: self.ranks.sum(share * value) for name, value in stack.items()}
             if not self.loss.scalar:
                 yield stack
                 continue
-            weight = count / self.total
-            mean = {name: weight * value + mean.get(name, 0.0) for name, value in stack.items()}
-        if mean:
-            yield {name: self.ranks.sum(value) for name, value in mean.items()}
+            kept += count
+            mean = {name: count * value + mean.get(name, 0.0) for name, value in stack.items()}
+        if self.loss.scalar:
+            total = self._kept(kept)
+            mean = mean or {name: torch.zeros_like(value).unsqueeze(0) for name, value in parameters.items()}
+            yield {name: self.ranks.sum(value / total) for name, value in mean.items()}

@@ -11,7 +11,12 @@ NO_DOUBLE_BACKWARD = ("is not implemented", "double backward", "differentiate tw
 
 
 def leaf(parameter: Tensor) -> Tensor:
-    """An alias that carries a graph of its own; an inference tensor has to be copied to be differentiable."""
+    """The parameter itself where autograd can differentiate by it, so that a loss may reach it in any way; else an alias.
+
+    An inference tensor has to be copied to be differentiable.
+    """
+    if parameter.is_leaf and parameter.requires_grad and not parameter.is_inference():
+        return parameter
     alias = parameter.clone() if parameter.is_inference() else parameter.detach()
     return alias.requires_grad_()
 
