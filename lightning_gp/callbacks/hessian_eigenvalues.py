@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
-from lightning_gp.callbacks.losses import ModuleLoss
+from lightning_gp.callbacks.losses import ModuleLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
 from lightning_gp.functional.curvature import (
@@ -93,15 +94,18 @@ class HessianEigenvalues(Probe):
             require_matplotlib()
         self.k, self.objective, self.tol, self.max_products = k, objective, tol, max_products
         self.trace, self.density, self.warm_start = trace, density, warm_start
+
+    def begin(self) -> None:
+        """Also forgets what was found."""
+        super().begin()
         self.eigenvalues: Tensor | None = None
         self._start: Tensor | None = None
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Also compares k with the number of parameters."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit" or self.loss is None:
             return
-        self.eigenvalues = None
         coupled = self.loss.by_environment and getattr(pl_module, "couples_environments", False)
         if coupled and self.objective == "training":
             raise ValueError(
@@ -111,7 +115,7 @@ class HessianEigenvalues(Probe):
         if not any(isinstance(each, torch.nn.UninitializedParameter) for each in self.loss.parameters().values()):
             self._check_k(self.loss)
 
-    def check(self, loss: ModuleLoss, piece: Any) -> None:
+    def check(self, loss: ModuleLoss, piece: Piece) -> None:
         """One product, and k again, for parameters that are made by the first forward pass."""
         self._check_k(loss)
         function = loss.objectives if self.objective == "training" else loss.losses

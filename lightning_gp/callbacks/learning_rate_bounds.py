@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.hessian_eigenvalues import HessianEigenvalues
 from lightning_gp.callbacks.measurement import Report
@@ -76,11 +77,11 @@ class LearningRateBounds(Probe):
         self._source: HessianEigenvalues | None = None
         self._warned: set[str] = set()
 
-    def needs_loss(self, pl_module: Any) -> bool:
+    def needs_loss(self, pl_module: LightningModule) -> bool:
         """The eigenvalues are there already."""
         return False
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finds the eigenvalues."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
@@ -104,26 +105,26 @@ class LearningRateBounds(Probe):
             )
         self._source = sources[0]
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int) -> None:
         """Measures when the eigenvalues are measured."""
         assert self._source is not None
         self._source.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._follow(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures when the eigenvalues are measured."""
         assert self._source is not None
         self._source.on_train_epoch_end(trainer, pl_module)
         self._follow(trainer, pl_module)
 
-    def _follow(self, trainer: Any, pl_module: Any) -> None:
+    def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Whichever of the two callbacks comes first in the Trainer, the eigenvalues are fresh, and computed once.
         assert self._source is not None
         if self._source.eigenvalues is not None and self._source.just_measured(trainer):
             self.every_n_steps = self._source.every_n_steps
             self.run(trainer, pl_module)
 
-    def report_without_probe(self, trainer: Any, pl_module: Any) -> Report:
+    def report_without_probe(self, trainer: Trainer, pl_module: LightningModule) -> Report:
         """The bounds from the eigenvalues."""
         assert self._source is not None
         assert self._source.eigenvalues is not None

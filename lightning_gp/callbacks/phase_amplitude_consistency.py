@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gp import checks
+from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.losses import EnvironmentLoss, ModuleLoss
 from lightning_gp.callbacks.measurement import Measurement, Report
@@ -54,15 +56,21 @@ and the prototype classifier of the linearised network pick the same class | [0,
 
     def __init__(self, prototype: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        checks.flag(prototype=prototype)
         self.prototype = prototype
+
+    def begin(self) -> None:
+        """Also forgets the path."""
+        super().begin()
         self._path: OuterPath | None = None
         self._saved_path: dict[str, Any] = {}
+        self._stepped = False
 
-    def needs_loss(self, pl_module: Any) -> bool:
+    def needs_loss(self, pl_module: LightningModule) -> bool:
         """Only where there is an inner loop."""
         return callable(getattr(pl_module, "adaptation", None))
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Also checks that an inner loop has its loss."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and self.loss is not None and not isinstance(self.loss, EnvironmentLoss):
@@ -104,7 +112,7 @@ and the prototype classifier of the linearised network pick the same class | [0,
 
     # -- the outer path -----------------------------------------------------------------------------------------
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A path begins, or the one in the checkpoint goes on."""
         super().on_train_start(trainer, pl_module)
         self._path = None
@@ -113,26 +121,28 @@ and the prototype classifier of the linearised network pick the same class | [0,
             self._path.load(self._saved_path)
         self._saved_path = {}
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A new path begins; Lightning does not come here when it resumes in the middle of an epoch."""
         if self._path is not None and self.every_n_steps is None:
             self._path.begin()
 
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """The gradients are unscaled, reduced over processes and not yet clipped."""
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+    def on_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any, position: int) -> None:
+        """Notes the gradient's norm."""
+        super().on_step(trainer, pl_module, optimizer, position)
+        self._stepped = True
         if self._path is not None:
-            plain = getattr(optimizer, "_optimizer", optimizer)
-            position = next((i for i, each in enumerate(trainer.optimizers) if each is plain), -1)
-            self._path.add_gradient(plain, position)
+            self._path.add_gradient(optimizer, position)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Adds a step to the path."""
-        if self._path is not None and trainer.global_step > self._steps_seen:
+        if self._path is not None and self._stepped:
             self._path.add_step()
+        self._stepped = False
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    def report_without_probe(self, trainer: Any, pl_module: Any) -> Report:
+    def report_without_probe(self, trainer: Trainer, pl_module: LightningModule) -> Report:
         """Both consistencies of the outer path."""
         if self._path is None or not self._path.steps:
             return Report()

@@ -152,6 +152,8 @@ class Snapshot:
 @functools.lru_cache(maxsize=4096)
 def _worth_a_look(kind: type) -> bool:
     module = str(getattr(kind, "__module__", ""))
+    if issubclass(kind, torch.Generator):
+        return True
     known = issubclass(kind, ATOMS) or module.partition(".")[0] in MACHINERY or module.startswith(FOREIGN)
     return not known
 
