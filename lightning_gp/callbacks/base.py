@@ -159,9 +159,7 @@ class Probe(Callback):
         """Optimizer steps so far, those included that manual optimization takes behind Lightning's back."""
         return trainer.global_step + (self._steps.by_hand if self._steps is not None else 0)
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Copies the first batches."""
         if self.loss is None:
             return
@@ -298,7 +296,7 @@ class Probe(Callback):
     def _shared_batch(self, trainer: Trainer, loss: ModuleLoss) -> ProbeBatch:
         """One copy of the batch for all probes that want the same."""
         size = self.probe_size or (ENVIRONMENTS if loss.by_environment else None)
-        if size is not None and getattr(loss.module, "shares_examples", False):
+        if size is not None and loss.shares_examples:
             size *= trainer.world_size  # every process keeps its share of each of these environments
         fresh = ProbeBatch(size, loss.by_environment, trainer.global_rank, trainer.world_size)
         for callback in trainer.callbacks:

@@ -133,7 +133,10 @@ class GradientNorm(Probe):
 
     def state_dict(self) -> dict[str, Any]:
         """The probe batch, and the norms since the last value."""
-        return {**super().state_dict(), "window": {key: torch.cat([each.cpu() for each in norms]) for key, norms in self._window.items()}}
+        return {
+            **super().state_dict(),
+            "window": {key: torch.cat([each.cpu() for each in norms]) for key, norms in self._window.items()},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores both."""

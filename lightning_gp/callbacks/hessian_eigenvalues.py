@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
-from lightning_gp.callbacks.losses import ModuleLoss, Piece
+from lightning_gp.callbacks.losses import EnvironmentLoss, ModuleLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
 from lightning_gp.functional.curvature import (
@@ -106,7 +106,7 @@ class HessianEigenvalues(Probe):
         super().setup(trainer, pl_module, stage)
         if stage != "fit" or self.loss is None:
             return
-        coupled = self.loss.by_environment and getattr(pl_module, "couples_environments", False)
+        coupled = isinstance(self.loss, EnvironmentLoss) and self.loss.couples_environments
         if coupled and self.objective == "training":
             raise ValueError(
                 f"objective='training' adds up environments, but the objective of {type(pl_module).__name__} couples "

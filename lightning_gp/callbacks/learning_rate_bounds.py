@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.hessian_eigenvalues import HessianEigenvalues
 from lightning_gp.callbacks.measurement import Report
+from lightning_gp.contracts import Adapts, Varies
 from lightning_gp.theory.learning_rates import KINDS, Kind, critical_inner_lr, critical_outer_lr
 
 
@@ -30,8 +32,7 @@ class LearningRateBounds(Probe):
 
     | module | α | c |
     |---|---|---|
-    | ``inner_rates()``, ``inner_steps``, ``first_order`` (the MAML family) | largest inner rate | FOMAML's or MAML's |
-    | ``coefficients`` and ``sign`` (gradient penalty α‖∇L‖²) | twice the largest | positive or negative penalty |
+    | ``rate()`` of a known ``kind`` (MAML family, gradient penalty) | the largest rate, times its ``factor`` | of ``kind`` |
     | any other | 0 | λ |
 
     | key | meaning | range |
@@ -67,13 +68,14 @@ class LearningRateBounds(Probe):
         prefix: str = "",
     ) -> None:
         super().__init__(prefix=prefix)
-        if inner_lr is not None and not inner_lr >= 0:
-            raise ValueError(f"inner_lr={inner_lr!r} must be at least 0, or None for the module's own.")
-        if kind is not None and kind not in KINDS:
-            raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(map(repr, KINDS))}, or None.")
-        if inner_steps is not None and inner_steps < 1:
-            raise ValueError(f"inner_steps={inner_steps!r} must be at least 1, or None for the module's own.")
+        checks.optional_number(minimum=0, inner_lr=inner_lr)
+        checks.choice((*KINDS, None), kind=kind)
+        checks.optional_whole(1, inner_steps=inner_steps)
         self.inner_lr, self.kind, self.inner_steps = inner_lr, kind, inner_steps
+
+    def begin(self) -> None:
+        """Also forgets where the eigenvalues are."""
+        super().begin()
         self._source: HessianEigenvalues | None = None
         self._warned: set[str] = set()
 
@@ -98,14 +100,16 @@ class LearningRateBounds(Probe):
                 f"with objective='loss' and prefix={self.prefix!r}. Attach one: "
                 "Trainer(callbacks=[HessianEigenvalues(k=2), LearningRateBounds()])."
             )
-        if self.inner_lr is None and getattr(pl_module, "inner_optimizer", None) is not None:
+        if self.inner_lr is None and isinstance(pl_module, Adapts) and pl_module.inner_loop().optimizer is not None:
             raise ValueError(
                 f"{type(pl_module).__name__} adapts with an inner_optimizer, for which there is no theory. Give "
                 "LearningRateBounds(inner_lr=...) the rate of gradient descent that comes closest, or remove it."
             )
         self._source = sources[0]
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Measures when the eigenvalues are measured."""
         assert self._source is not None
         self._source.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -147,20 +151,22 @@ class LearningRateBounds(Probe):
         self._warn(report.values, kind, trainer.optimizers)
         return report
 
-    def _inner(self, module: Any) -> tuple[float | None, Kind, int]:
+    def _inner(self, module: LightningModule) -> tuple[float | None, Kind, int]:
         """α, the kind of effective curvature, and S."""
         alpha: float | None = None
-        kind: Kind = "fomaml"
+        kind: Kind | None = None
         steps = 1
-        if callable(getattr(module, "inner_rates", None)):
-            alpha = max(_largest(rate) for rate in module.inner_rates().values())
-            kind = "fomaml" if getattr(module, "first_order", False) else "maml"
-            steps = int(getattr(module, "inner_steps", 1))
-        elif getattr(module, "coefficients", None) and getattr(module, "sign", 0) in (-1, 1):
-            alpha = 2 * max(module.coefficients.values())
-            kind = "positive_penalty" if module.sign == 1 else "fomaml"
+        if isinstance(module, Adapts):
+            loop = module.inner_loop()
+            kind, steps = "fomaml" if loop.first_order else "maml", loop.steps
+        if isinstance(module, Varies) and self.inner_lr is None:
+            rate = module.rate()
+            kind = rate.kind
+            alpha = None if kind is None else rate.factor * max(rate.get())
+        elif isinstance(module, Varies) and kind is None:
+            kind = module.rate().kind
         alpha = alpha if self.inner_lr is None else self.inner_lr
-        kind = self.kind or kind
+        kind = self.kind or kind or "fomaml"
         return alpha, kind, 1 if kind == "positive_penalty" else self.inner_steps or steps
 
     def _warn(self, values: dict[str, float], kind: Kind, optimizers: list[Any]) -> None:
@@ -176,10 +182,6 @@ class LearningRateBounds(Probe):
                     f"{self.prefix}learning_rates/ values.",
                     stacklevel=2,
                 )
-
-
-def _largest(rate: float | Tensor) -> float:
-    return float(rate.detach().max()) if isinstance(rate, Tensor) else float(rate)
 
 
 def _ratio(rate: float, critical: float) -> float:

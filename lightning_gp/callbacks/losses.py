@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lightning_gp._lightning import LightningModule, takes
 from lightning_gp.callbacks.batches import copied, example_count
-from lightning_gp.contracts import MeasuresEnvironments
+from lightning_gp.contracts import MeasuresEnvironments, Objective
 from lightning_gp.environments import Environments, as_batches, chunks_of, count_of
 from lightning_gp.functional.gradients import gradients_of_losses
 from lightning_gp.types import Parameters, Split
@@ -24,12 +24,6 @@ THREE_WAYS = (
     "that returns a scalar or one loss per environment; (2) a method environment_losses(parameters, environments, "
     "split) of the module; (3) the module's own training_step, if it uses automatic optimization."
 )
-
-
-@runtime_checkable
-class Objective(Protocol):
-    def network_parameters(self) -> Parameters: ...
-    def pieces(self, batches: Any) -> Any: ...
 
 
 class Skipped(Exception):
@@ -77,6 +71,11 @@ class ModuleLoss:
         """
         return [Indexed(batch, index)]
 
+    @property
+    def shares_examples(self) -> bool:
+        """Whether other processes hold more examples of the same environments."""
+        return False
+
     def count(self, piece: Any) -> int:
         """How much a piece weighs in a mean: its number of environments, or of examples."""
         return example_count(piece.batch) or 1
@@ -99,10 +98,20 @@ class ModuleLoss:
 
 
 class EnvironmentLoss(ModuleLoss):
-    """The second way: ``module.environment_losses``."""
+    """The second way: ``module.environment_losses``.
+
+    Attributes:
+        measured: the module.
+        objective: the module, if it also says what training minimises.
+    """
 
     by_environment = True
-    module: Any
+
+    def __init__(self, module: LightningModule) -> None:
+        super().__init__(module)
+        assert isinstance(module, MeasuresEnvironments)
+        self.measured: MeasuresEnvironments = module
+        self.objective = module if isinstance(module, Objective) else None
 
     def parameters(self) -> Parameters:
         """The network's trainable parameters."""
@@ -111,7 +120,17 @@ class EnvironmentLoss(ModuleLoss):
     def pieces(self, batch: Any, index: int = 0) -> list[Environments]:
         """Chunks of environments, cut as training cuts them where the module knows how."""
         batches = as_batches(batch)
-        return list(self.module.pieces(batches)) if isinstance(self.module, Objective) else list(batches)
+        return batches if self.objective is None else self.objective.pieces(batches)
+
+    @property
+    def couples_environments(self) -> bool:
+        """Whether the objective is no mean over environments."""
+        return self.objective is not None and self.objective.couples_environments
+
+    @property
+    def shares_examples(self) -> bool:
+        """As the objective says."""
+        return self.objective is not None and self.objective.shares_examples
 
     def count(self, piece: Environments) -> int:
         """Number of environments."""
@@ -119,12 +138,14 @@ class EnvironmentLoss(ModuleLoss):
 
     def losses(self, parameters: Parameters, piece: Environments, split: Split = "query") -> Tensor:
         """(E,), at the unadapted parameters."""
-        values = self.module.environment_losses(self.complete(parameters), piece, split)
+        values = self.measured.environment_losses(self.complete(parameters), piece, split)
         return _checked(values, "environment_losses", count_of(piece))
 
     def objectives(self, parameters: Parameters, piece: Environments) -> Tensor:
         """(E,), adapted where the module adapts."""
-        values = self.module.environment_objectives(self.complete(parameters), piece)
+        if self.objective is None:
+            return self.losses(parameters, piece)
+        values = self.objective.environment_objectives(self.complete(parameters), piece)
         return _checked(values, "environment_objectives", count_of(piece))
 
     def gradients(self, parameters: Parameters, piece: Environments, split: Split = "query") -> Parameters:
@@ -136,8 +157,8 @@ class EnvironmentLoss(ModuleLoss):
 
     def complete(self, parameters: Parameters) -> Parameters:
         """``parameters`` with the frozen parameters, which the network needs too."""
-        own = self.module.network_parameters() if isinstance(self.module, Objective) else None
-        return {**(dict(self.module.named_parameters()) if own is None else own), **parameters}
+        own = dict(self.module.named_parameters()) if self.objective is None else self.objective.network_parameters()
+        return {**own, **parameters}
 
 
 class FunctionLoss(ModuleLoss):

@@ -55,7 +55,7 @@ class Measurement:
         pieces = [piece for each, index in kept for piece in loss.pieces(each, index)]
         counts = [loss.count(piece) for piece in pieces]
         shares = [1.0] * len(pieces)
-        if getattr(loss.module, "shares_examples", False) and loss.by_environment and ranks.world > 1:
+        if loss.shares_examples and ranks.world > 1:
             sizes = [float(examples_of(piece, "query")[1].shape[1]) for piece in pieces]
             shares = [size / total for size, total in zip(sizes, ranks.totals(*sizes), strict=True)]
         return cls(loss, pieces, counts, ranks.totals(sum(counts))[0], ranks, shares)

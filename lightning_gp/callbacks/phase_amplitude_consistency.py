@@ -10,10 +10,11 @@ from torch import Tensor
 from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
-from lightning_gp.callbacks.losses import EnvironmentLoss, ModuleLoss
+from lightning_gp.callbacks.losses import EnvironmentLoss, ModuleLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.outer_path import OuterPath
-from lightning_gp.environments import examples_of
+from lightning_gp.contracts import Adapts
+from lightning_gp.environments import Environments, examples_of
 from lightning_gp.functional.adaptation import Trajectory, over_environments
 from lightning_gp.functional.linearised import Predict
 from lightning_gp.functional.linearity import amplitude_consistency, phase_consistency
@@ -23,7 +24,7 @@ from lightning_gp.functional.prototype import prototype_agreement, prototype_cos
 class PhaseAmplitudeConsistency(Probe):
     """Phase and amplitude consistency of the inner loop ("Enforcing zero-Hessian in meta-learning", 2022, Eq. 3, 4).
 
-    - Modules with an ``adaptation`` (the MAML family): PC = Σ_k ‖θ_{k+1} − θ_k‖ / ‖θ_S − θ_0‖ and
+    - Modules with an ``inner_loop()`` (the MAML family): PC = Σ_k ‖θ_{k+1} − θ_k‖ / ‖θ_S − θ_0‖ and
       AC = (1/S) Σ_k ‖g(θ_k)‖ / ‖g(θ_0)‖ of the inner loop on the probe batch, averaged over environments.
     - Any other module: the same two along the path of the parameters during the epoch (with ``every_n_steps``, since
       the last value). θ_k are the parameters after k batches that stepped. g(θ_k) is the gradient of step k itself,
@@ -51,7 +52,7 @@ and the prototype classifier of the linearised network pick the same class | [0,
         **kwargs: see ``Probe``.
 
     Raises:
-        ValueError: in ``setup``, if ``prototype`` meets a module without ``adaptation`` and ``predict``.
+        ValueError: in ``setup``, if ``prototype`` meets a module without an inner loop.
     """
 
     def __init__(self, prototype: bool = False, **kwargs: Any) -> None:
@@ -68,23 +69,23 @@ and the prototype classifier of the linearised network pick the same class | [0,
 
     def needs_loss(self, pl_module: LightningModule) -> bool:
         """Only where there is an inner loop."""
-        return callable(getattr(pl_module, "adaptation", None))
+        return isinstance(pl_module, Adapts)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Also checks that an inner loop has its loss."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and self.loss is not None and not isinstance(self.loss, EnvironmentLoss):
             raise ValueError(
-                f"PhaseAmplitudeConsistency follows the inner loop of {type(pl_module).__name__}.adaptation, which has "
-                "a loss of its own; remove loss_fn, and define environment_losses if it is missing."
+                f"PhaseAmplitudeConsistency follows {type(pl_module).__name__}.inner_loop(), which has a loss of its own; "
+                "remove loss_fn."
             )
-        if stage == "fit" and self.prototype and not (self.loss and callable(getattr(pl_module, "predict", None))):
+        if stage == "fit" and self.prototype and self.loss is None:
             raise ValueError(
                 f"prototype=True compares classifiers of an inner loop, but {type(pl_module).__name__} lacks the "
-                "methods adaptation and predict of the MAML family; leave prototype False."
+                "methods inner_loop and predict of the MAML family; leave prototype False."
             )
 
-    def check(self, loss: ModuleLoss, piece: Any) -> None:
+    def check(self, loss: ModuleLoss, piece: Piece) -> None:
         """One inner loop."""
         self._of(loss, piece)
 
@@ -96,18 +97,19 @@ and the prototype classifier of the linearised network pick the same class | [0,
                 found.setdefault(f"linearity/{name}", []).append(value)
         return Report({key: measurement.mean_over_environments(torch.cat(values)) for key, values in found.items()})
 
-    def _of(self, loss: ModuleLoss, piece: Any) -> dict[str, Tensor]:
+    def _of(self, loss: ModuleLoss, piece: Piece) -> dict[str, Tensor]:
         """What is measured, (E,), of each environment of a piece."""
-        assert isinstance(loss, EnvironmentLoss)
+        assert isinstance(loss, EnvironmentLoss) and isinstance(piece, Environments)
+        assert isinstance(loss.objective, Adapts)
         theta = loss.complete(loss.parameters())
-        trajectory = loss.module.adaptation(loss.module.loss, theta, piece, final_gradient=True, create_graph=False)
+        trajectory = loss.objective.inner_loop().adapt(theta, piece.support, final_gradient=True, create_graph=False)
         values = {
             "phase_consistency": phase_consistency(trajectory),
             "amplitude_consistency": amplitude_consistency(trajectory),
         }
         if self.prototype:
             x, _ = examples_of(piece, "query")
-            values |= _prototype_values(loss.module.predict, trajectory, x)
+            values |= _prototype_values(loss.objective.predict, trajectory, x)
         return values
 
     # -- the outer path -----------------------------------------------------------------------------------------

@@ -252,7 +252,9 @@ def place_of(thing: Any, large: bool) -> Place[Any] | None:
     if isinstance(thing, ITERATORS):
         return Watched(thing, _reduced)
     if isinstance(thing, array.array):
-        return State(thing, thing.tolist, lambda held: thing.__setitem__(slice(None), array.array(thing.typecode, held)))
+        return State(
+            thing, thing.tolist, lambda held: thing.__setitem__(slice(None), array.array(thing.typecode, held))
+        )
     return _container(thing)
 
 

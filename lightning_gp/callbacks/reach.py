@@ -40,7 +40,15 @@ MACHINERY = frozenset(
     }
 )
 """What runs in threads of its own, or belongs to Python: not looked into."""
-FOREIGN = ("torch.distributed", "torch._C", "torch._dynamo", "torch.fx", "torch.cuda", "torch._ops", "torch.nn.parallel")
+FOREIGN = (
+    "torch.distributed",
+    "torch._C",
+    "torch._dynamo",
+    "torch.fx",
+    "torch.cuda",
+    "torch._ops",
+    "torch.nn.parallel",
+)
 MANY = 1000
 """Items of a data set beyond which they are not looked into."""
 
@@ -94,11 +102,11 @@ class Snapshot:
         while index >= 0:
             _, label, index = self.places[index]
             words.append("".join(form.format(key if isinstance(key, (str, int)) else "…") for form, key in label))
-        return re.sub(r"\._(?:parameters|buffers|modules)\['([^']+)'\]", r".\1", "".join(reversed(words))).replace("._trainer", ".trainer")
+        return re.sub(r"\._(?:parameters|buffers|modules)\['([^']+)'\]", r".\1", "".join(reversed(words))).replace(
+            "._trainer", ".trainer"
+        )
 
-    def _enter(
-        self, thing: object, label: Label, parent: int, data: bool
-    ) -> Iterator[tuple[object, Label, int, bool]]:
+    def _enter(self, thing: object, label: Label, parent: int, data: bool) -> Iterator[tuple[object, Label, int, bool]]:
         """Remembers a thing and gives what it holds."""
         if id(thing) in self._seen or not _worth_a_look(type(thing)) or isinstance(thing, self._apart):
             return
@@ -127,7 +135,9 @@ class Snapshot:
         elif isinstance(thing, property):
             yield from ((each, label, parent, data) for each in (thing.fget, thing.fset))
         elif isinstance(thing, type):
-            yield from ((each, ((".{}", each.__name__),), parent, data) for each in thing.__bases__ if _of_the_user(each))
+            yield from (
+                (each, ((".{}", each.__name__),), parent, data) for each in thing.__bases__ if _of_the_user(each)
+            )
         elif _of_the_user(type(thing)):
             yield type(thing), ((".{}", type(thing).__name__),), parent, data
 

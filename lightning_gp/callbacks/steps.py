@@ -80,7 +80,9 @@ class Steps:
             self._by_hand(optimizer)  # unless Lightning has spoken from inside
             return result
 
-        return ((optimizer, evaluated, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": evaluated})
+        return (
+            ((optimizer, evaluated, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": evaluated})
+        )
 
     def _finish(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
         self._inside.discard(id(optimizer))
@@ -95,5 +97,3 @@ class Steps:
     def _tell(self, optimizer: Any) -> None:
         position = next((i for i, each in enumerate(self.trainer.optimizers) if each is optimizer), -1)
         self.listener.on_step(self.trainer, self.pl_module, optimizer, position)
-
-
