@@ -206,16 +206,7 @@ class Probe(Callback):
     def _alone(self, pl_module: LightningModule, verify: bool = False) -> Iterator[None]:
         name = type(self).__name__ if verify else ""
         with isolated(pl_module, apart=(Probe, ModuleLoss, ProbeBatch), verify=name, loss_fn=self.loss_fn):
-            try:
-                yield
-            except RuntimeError as error:
-                if "use_reentrant" not in str(error):
-                    raise
-                raise ValueError(
-                    f"{type(self).__name__} cannot differentiate {type(pl_module).__name__}: reentrant activation "
-                    "checkpointing has no gradient by chosen parameters. Use "
-                    "torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
-                ) from error
+            yield
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int

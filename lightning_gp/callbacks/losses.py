@@ -57,6 +57,24 @@ class ModuleLoss:
 
     def __init__(self, module: LightningModule) -> None:
         self.module = module
+        self._looked_into = False
+
+    def checked(self, losses: object, name: str, environments: int | None = None) -> Tensor:
+        """``losses`` in at least float32, if they are what was asked for; the first time, their graph is looked into.
+
+        Args:
+            losses: what the module gave.
+            name: of what gave it.
+            environments: how many there are, or None.
+
+        Raises:
+            ValueError: if they cannot be differentiated by the parameters.
+        """
+        values = _checked(losses, name, environments)
+        if not self._looked_into:
+            _refuse_reentrant(values, name)
+            self._looked_into = True
+        return values
 
     def parameters(self) -> Parameters:
         """θ: the trainable parameters by name, the very tensors that training changes."""
@@ -139,14 +157,14 @@ class EnvironmentLoss(ModuleLoss):
     def losses(self, parameters: Parameters, piece: Environments, split: Split = "query") -> Tensor:
         """(E,), at the unadapted parameters."""
         values = self.measured.environment_losses(self.complete(parameters), piece, split)
-        return _checked(values, "environment_losses", count_of(piece))
+        return self.checked(values, "environment_losses", count_of(piece))
 
     def objectives(self, parameters: Parameters, piece: Environments) -> Tensor:
         """(E,), adapted where the module adapts."""
         if self.objective is None:
             return self.losses(parameters, piece)
         values = self.objective.environment_objectives(self.complete(parameters), piece)
-        return _checked(values, "environment_objectives", count_of(piece))
+        return self.checked(values, "environment_objectives", count_of(piece))
 
     def gradients(self, parameters: Parameters, piece: Environments, split: Split = "query") -> Parameters:
         """One environment at a time, so that E environments cost E forward and backward passes."""
@@ -195,8 +213,14 @@ class FunctionLoss(ModuleLoss):
     def losses(self, parameters: Parameters, piece: Indexed, split: Split = "query") -> Tensor:
         """The function's value at the module's own parameters."""
         # A step may change its batch in place.
-        losses = _checked(self.function(self.module, copied(piece.batch), piece.index), self.name)
+        losses = self.checked(self.function(self.module, copied(piece.batch), piece.index), self.name)
         self.scalar = losses.ndim == 0
+        thawed = self.parameters().keys() - parameters.keys()
+        if thawed:
+            raise ValueError(
+                f"{self.name} thaws parameters while it runs: {', '.join(sorted(thawed)[:5])}. A probe differentiates "
+                "by those that require gradients before; set requires_grad in a hook, such as on_train_batch_start."
+            )
         return losses
 
 
@@ -235,6 +259,23 @@ def _training_step(module: LightningModule, batch: Any, index: int) -> Any:
     if output is None:
         raise Skipped
     return output["loss"] if isinstance(output, Mapping) and "loss" in output else output
+
+
+def _refuse_reentrant(losses: Tensor, name: str) -> None:
+    pending = [losses.grad_fn]
+    seen = set(pending)
+    while pending:
+        node = pending.pop()
+        if node is None:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            raise ValueError(
+                f"{name} uses reentrant activation checkpointing, through which autograd gives no gradient by chosen "
+                "parameters, but zeros. Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
+            )
+        following = {child for child, _ in node.next_functions} - seen
+        seen |= following
+        pending.extend(following)
 
 
 def _checked(losses: object, name: str, environments: int | None = None) -> Tensor:

@@ -79,12 +79,15 @@ def gradients_of_losses(losses: Callable[[Parameters], Tensor], parameters: Para
         leaves = {name: leaf(value) for name, value in parameters.items()}
         values = losses(dict(leaves))
         _check_losses(values, None)
-        rows = [
-            torch.autograd.grad(value, list(leaves.values()), retain_graph=True, materialize_grads=True)
-            for value in values
-        ]
+        wanted = [value for value in leaves.values() if value.requires_grad]  # the loss may have frozen some
+        rows = [torch.autograd.grad(value, wanted, retain_graph=True, materialize_grads=True) for value in values]
     columns = ([dense(gradient) for gradient in column] for column in zip(*rows, strict=True))
-    return {name: torch.stack(column) for name, column in zip(leaves, columns, strict=True)}
+    stacks = {id(value): torch.stack(column) for value, column in zip(wanted, columns, strict=True)}
+    count = len(values)
+    return {
+        name: stacks[id(value)] if id(value) in stacks else torch.zeros_like(value).expand(count, *value.shape)
+        for name, value in leaves.items()
+    }
 
 
 def gradient_norm(gradients: Parameters) -> Tensor:

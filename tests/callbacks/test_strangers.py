@@ -277,7 +277,7 @@ class BackwardInside(Stranger):
 class Hooks(Stranger):
     def make(self):
         self.kept = []
-        self.net[0].register_full_backward_hook(lambda module, inputs, outputs: self.kept.append(1))
+        self.net[2].register_full_backward_hook(lambda module, inputs, outputs: self.kept.append(1))
         self.net[2].weight.register_hook(lambda gradient: gradient * (1 + len(self.kept)))
 
     def change(self, x, y, z):
@@ -285,15 +285,15 @@ class Hooks(Stranger):
         return 0.0
 
 
-class Thawing(Stranger):
-    def change(self, x, y, z):
-        self.net[0].requires_grad_(self.global_step % 2 == 0)
-        return 0.0
+class Freezing(Stranger):
+    def loss(self, x, y):
+        self.net[0].requires_grad_(self.global_step < 2)
+        return super().loss(x, y)
 
 
 STATES = (
     MomentumEncoder, RepointedEncoder, Prototypes, Clipped, NoisyWeights, OwnGenerators, MemoryBank, Dataclass, EMAHelper,
-    NestedMetrics, Closure, Iterators, OnTheClass, Undetached, Schedulers, OnTheTrainer, BackwardInside, Hooks, Thawing,
+    NestedMetrics, Closure, Iterators, OnTheClass, Undetached, Schedulers, OnTheTrainer, BackwardInside, Hooks, Freezing,
 )  # fmt: skip
 
 
@@ -435,9 +435,14 @@ def test_eigenvalues_are_those_of_plain_autograd(tmp_path, cls):
     module, callback = build(cls), HessianEigenvalues(k=1, tol=1e-6)
     fit(tmp_path, module, DataLoader(TensorDataset(X, Y), 32), [callback])
     parameters = list(module.parameters())
-    first = torch.autograd.grad(module.training_step((X, Y), 0), parameters, create_graph=True)
+    first = torch.autograd.grad(module.training_step((X, Y), 0), parameters, create_graph=True, materialize_grads=True)
     flat = torch.cat([gradient.flatten() for gradient in first])
-    rows = [torch.autograd.grad(each, parameters, retain_graph=True, materialize_grads=True) for each in flat]
+    rows = [
+        torch.autograd.grad(each, parameters, retain_graph=True, materialize_grads=True)
+        if each.requires_grad
+        else [torch.zeros_like(p) for p in parameters]
+        for each in flat
+    ]
     hessian = torch.stack([torch.cat([entry.flatten() for entry in row]) for row in rows]).double()
     top = float(torch.linalg.eigvalsh((hessian + hessian.T) / 2).max())
     assert callback.values["curvature/eigenvalue_1"] == pytest.approx(top, rel=1e-4)
