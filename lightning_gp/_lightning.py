@@ -40,4 +40,11 @@ LightningDataModule = pl.LightningDataModule
 LightningModule = pl.LightningModule
 Trainer = pl.Trainer
 
-__all__ = ["NAMESPACE", "Callback", "LightningDataModule", "LightningModule", "Trainer", "pl", "takes"]
+
+def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
+    """The Trainer's callbacks, which it does not declare."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+__all__ = ["NAMESPACE", "Callback", "LightningDataModule", "LightningModule", "Trainer", "callbacks_of", "pl", "takes"]

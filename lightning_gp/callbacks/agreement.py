@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lightning_gp._lightning import Callback, LightningModule, Trainer
+from lightning_gp._lightning import Callback, LightningModule, Trainer, callbacks_of
 from lightning_gp.callbacks.losses import FunctionLoss, Indexed, ModuleLoss
 from lightning_gp.functional.gradients import dense
 from lightning_gp.types import Parameters
@@ -73,7 +73,7 @@ def _comparable(trainer: Trainer, module: LightningModule) -> bool:
     hooks = [type(module).on_after_backward, type(module).backward, type(module).on_before_backward]
     plain = [LightningModule.on_after_backward, LightningModule.backward, LightningModule.on_before_backward]
     own = any(name in vars(module) for name in ("on_after_backward", "backward", "on_before_backward"))
-    others = any(type(each).on_after_backward is not Callback.on_after_backward for each in trainer.callbacks)
+    others = any(type(each).on_after_backward is not Callback.on_after_backward for each in callbacks_of(trainer))
     return (
         module.automatic_optimization
         and trainer.accumulate_grad_batches == 1

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
+from typing import Any, ClassVar
 
 import torch
 
 from lightning_gp import checks
-from lightning_gp._lightning import Callback, LightningModule, Trainer
+from lightning_gp._lightning import Callback, LightningModule, Trainer, callbacks_of
 from lightning_gp.callbacks.agreement import check_agreement
 from lightning_gp.callbacks.batches import copied
 from lightning_gp.callbacks.isolation import isolated
@@ -18,6 +18,7 @@ from lightning_gp.callbacks.losses import FunctionLoss, Indexed, LossFunction, M
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
+from lightning_gp.callbacks.reach import Snapshot
 from lightning_gp.callbacks.steps import Steps
 from lightning_gp.environments import chunks_of
 from lightning_gp.loggers import log_figures
@@ -65,6 +66,9 @@ class Probe(Callback):
             parameters. Before the first optimizer step: if the loss is not a scalar, not one per environment, or does
             not depend on the parameters.
     """
+
+    keeps_graph: ClassVar[bool] = False
+    """Whether it differentiates again what other batches have been added to."""
 
     def __init__(
         self,
@@ -190,23 +194,28 @@ class Probe(Callback):
             return
         self._checked = True
         try:
-            with self._alone(pl_module, verify=True):
+            with self._alone(pl_module, verify=True) as before:
                 if self._trained is not None:
                     check_agreement(trainer, self.loss, self._trained, type(self).__name__)
                     piece: Piece = self._trained
                 else:
                     piece = next(chunks_of(self.loss.pieces(self.batch.batches[0])[0], 1))
                 self.check(self.loss, piece)
+                several = self.batch.size is not None and self.loss.live
+                if self.keeps_graph and several and before.touched(self.loss.parameters().values()):
+                    raise ValueError(
+                        f"{type(self).__name__} needs all batches of its probe at the same weights, but "
+                        f"{type(pl_module).__name__} writes to its trainable weights while it computes its loss. Leave "
+                        "probe_size=None (one whole batch), or write to them in a hook, such as on_train_batch_start."
+                    )
         except Skipped:
             self._checked = False
         else:
             self._trained = None
 
-    @contextmanager
-    def _alone(self, pl_module: LightningModule, verify: bool = False) -> Iterator[None]:
+    def _alone(self, pl_module: LightningModule, verify: bool = False) -> AbstractContextManager[Snapshot]:
         name = type(self).__name__ if verify else ""
-        with isolated(pl_module, apart=(Probe, ModuleLoss, ProbeBatch), verify=name, loss_fn=self.loss_fn):
-            yield
+        return isolated(pl_module, apart=(Probe, ModuleLoss, ProbeBatch), verify=name, loss_fn=self.loss_fn)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -269,7 +278,7 @@ class Probe(Callback):
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, values: dict[str, float]) -> None:
         # All processes have the same values; sync_dist only keeps Lightning from warning about them.
-        options = {"batch_size": 1, "sync_dist": trainer.world_size > 1}
+        options: dict[str, Any] = {"batch_size": 1, "sync_dist": trainer.world_size > 1}
         if self.every_n_steps is None:
             for key, value in values.items():
                 pl_module.log(key, value, on_step=False, on_epoch=True, **options)
@@ -290,7 +299,7 @@ class Probe(Callback):
         if size is not None and loss.shares_examples:
             size *= trainer.world_size  # every process keeps its share of each of these environments
         fresh = ProbeBatch(size, loss.by_environment, trainer.global_rank, trainer.world_size)
-        for callback in trainer.callbacks:
+        for callback in callbacks_of(trainer):
             if callback is self:
                 break
             if not isinstance(callback, Probe) or callback.loss is None:

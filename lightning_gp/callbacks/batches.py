@@ -86,13 +86,12 @@ def _cut(leaf: Any, total: int, count: int) -> Any:
         if leaf.ndim and leaf.shape[0] != total:
             raise LookupError(f"it holds a tensor of shape {tuple(leaf.shape)}")
         return leaf[:count] if leaf.ndim else leaf
+    changed: Any = copy.copy(leaf)
     if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
-        changed = copy.copy(leaf)
         for field in dataclasses.fields(leaf):
             object.__setattr__(changed, field.name, _cut(getattr(leaf, field.name), total, count))
         return changed
     if isinstance(leaf, MutableMapping):
-        changed = copy.copy(leaf)
         for key in list(leaf):
             changed[key] = _cut(leaf[key], total, count)
         return changed

@@ -70,6 +70,8 @@ class HessianEigenvalues(Probe):
         RuntimeError: before the first optimizer step, if an operation in the loss has no double backward.
     """
 
+    keeps_graph = True
+
     def __init__(
         self,
         k: int = 2,

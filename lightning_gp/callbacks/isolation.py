@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -14,22 +14,10 @@ from lightning_gp._lightning import LightningModule
 from lightning_gp.callbacks.reach import Snapshot
 
 
-class Isolation:
-    """What is known about code that runs in isolation.
-
-    Attributes:
-        snapshot: of everything that it can reach, from before it ran.
-        drew: whether it has drawn random numbers of Python, numpy or torch so far.
-    """
-
-    def __init__(self, snapshot: Snapshot, drew: Callable[[], bool]) -> None:
-        self.snapshot, self.drew = snapshot, drew
-
-
 @contextmanager
 def isolated(
     module: LightningModule, seed: int = 0, apart: tuple[type, ...] = (), verify: str = "", **roots: object
-) -> Iterator[Isolation]:
+) -> Iterator[Snapshot]:
     """Everything that a module's code may change is put back afterwards, by value and as the same objects.
 
     - Random numbers (``random``, numpy, torch on the CPU and the module's device) are forked, and start from ``seed``:
@@ -56,14 +44,14 @@ def isolated(
     snapshot = Snapshot({"module": module, **roots}, apart, thorough=bool(verify))
     try:
         with ExitStack() as stack:
-            drew = stack.enter_context(_forked_rng(device, seed))
+            stack.enter_context(_forked_rng(device, seed))
             _mute(snapshot)
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(torch.autocast(device.type, enabled=False))
             # A probe whose loss is NaN must report it, not raise.
             stack.enter_context(torch.autograd.set_detect_anomaly(False))
-            yield Isolation(snapshot, drew)
+            yield snapshot
     finally:
         snapshot.put_back()
     left = snapshot.changes() if verify else []
@@ -77,7 +65,7 @@ def isolated(
 
 
 @contextmanager
-def _forked_rng(device: torch.device, seed: int) -> Iterator[Callable[[], bool]]:
+def _forked_rng(device: torch.device, seed: int) -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     accelerated = device.type != "cpu"
     with torch.random.fork_rng([device] if accelerated else [], device_type=device.type if accelerated else "cuda"):
@@ -87,16 +75,8 @@ def _forked_rng(device: torch.device, seed: int) -> Iterator[Callable[[], bool]]
         if accelerated:
             with torch.get_device_module(device).device(device):
                 torch.get_device_module(device).manual_seed(seed)
-
-        def state() -> tuple[Any, ...]:
-            own = [torch.get_device_module(device).get_rng_state(device)] if accelerated else []
-            generated = b"".join(each.cpu().numpy().tobytes() for each in (torch.get_rng_state(), *own))
-            _, keys, *rest = np.random.get_state(legacy=True)
-            return random.getstate(), np.asarray(keys).tobytes(), rest, generated
-
-        before = state()
         try:
-            yield lambda: state() != before
+            yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
@@ -108,7 +88,7 @@ def _mute(snapshot: Snapshot) -> None:
         module.__dict__["log"] = module.__dict__["log_dict"] = _nothing
         with suppress(RuntimeError):  # no trainer holds it
             if module._trainer is not None and module.trainer.loggers:
-                module.trainer.loggers = [_Silence()]
+                module.trainer.loggers = [_Silence()]  # type: ignore[list-item]
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

@@ -10,10 +10,9 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lightning_gp import checks
-from lightning_gp._lightning import LightningModule, Trainer
+from lightning_gp._lightning import LightningModule, Trainer, callbacks_of
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.hessian_eigenvalues import HessianEigenvalues
 from lightning_gp.callbacks.measurement import Report
@@ -90,7 +89,7 @@ class LearningRateBounds(Probe):
             return
         sources = [
             callback
-            for callback in trainer.callbacks
+            for callback in callbacks_of(trainer)
             if isinstance(callback, HessianEigenvalues)
             and (callback.objective, callback.prefix) == ("loss", self.prefix)
         ]

@@ -34,7 +34,7 @@ class Indexed(NamedTuple):
     """A batch of any type with the index that it had in its epoch."""
 
     batch: Any
-    index: int
+    position: int
 
 
 Piece: TypeAlias = Environments | Indexed
@@ -213,7 +213,7 @@ class FunctionLoss(ModuleLoss):
     def losses(self, parameters: Parameters, piece: Indexed, split: Split = "query") -> Tensor:
         """The function's value at the module's own parameters."""
         # A step may change its batch in place.
-        losses = self.checked(self.function(self.module, copied(piece.batch), piece.index), self.name)
+        losses = self.checked(self.function(self.module, copied(piece.batch), piece.position), self.name)
         self.scalar = losses.ndim == 0
         thawed = self.parameters().keys() - parameters.keys()
         if thawed:

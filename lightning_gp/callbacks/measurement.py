@@ -14,6 +14,7 @@ from lightning_gp.callbacks.losses import ModuleLoss, Skipped
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
 from lightning_gp.environments import examples_of
+from lightning_gp.types import Split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +101,7 @@ class Measurement:
         """The rows (E, ...), one per environment of this process, of the environments of all processes."""
         return rows if self.shared else self.ranks.concatenate(rows)
 
-    def gradients(self, split: str = "query") -> Iterator[dict[str, Tensor]]:
+    def gradients(self, split: Split = "query") -> Iterator[dict[str, Tensor]]:
         """Stacks (E, *shape) of this process's environments, piece by piece; of shared ones over all their examples.
 
         A scalar loss has no environments: its one stack (1, *shape) is the mean gradient over all processes.

@@ -99,7 +99,8 @@ and the prototype classifier of the linearised network pick the same class | [0,
 
     def _of(self, loss: ModuleLoss, piece: Piece) -> dict[str, Tensor]:
         """What is measured, (E,), of each environment of a piece."""
-        assert isinstance(loss, EnvironmentLoss) and isinstance(piece, Environments)
+        assert isinstance(loss, EnvironmentLoss)
+        assert isinstance(piece, Environments)
         assert isinstance(loss.objective, Adapts)
         theta = loss.complete(loss.parameters())
         trajectory = loss.objective.inner_loop().adapt(theta, piece.support, final_gradient=True, create_graph=False)

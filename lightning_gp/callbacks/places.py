@@ -10,9 +10,9 @@ import pickle
 import random
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Hashable, Iterable, MutableMapping
 from types import CellType, FunctionType, GeneratorType, MemberDescriptorType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,11 +20,12 @@ from torch import Tensor
 
 T = TypeVar("T")
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+SAMPLES: tuple[Any, ...] = ([], (), {}, {}.items(), {}.values(), set(), "", b"", range(0), reversed([]))
 ITERATORS: tuple[type, ...] = (
-    *(type(iter(each)) for each in ([], (), {}, {}.items(), {}.values(), set(), "", b"", range(0))),
-    *(enumerate, zip, map, filter, reversed, type(reversed([])), itertools.count, itertools.cycle, itertools.chain),
-    *(itertools.islice, itertools.repeat, itertools.product, itertools.permutations, itertools.combinations),
-    *(itertools.accumulate, itertools.compress, itertools.starmap, itertools.zip_longest),
+    *(type(iter(each)) for each in SAMPLES),
+    *(enumerate, zip, map, filter, reversed, itertools.count, itertools.cycle, itertools.chain, itertools.islice),
+    *(itertools.repeat, itertools.product, itertools.permutations, itertools.combinations, itertools.accumulate),
+    *(itertools.compress, itertools.starmap, itertools.zip_longest),
 )
 """Iterators of which a copy can be made, so that code advances the copy."""
 
@@ -90,7 +91,7 @@ class Watched(Place[Any]):
 
 
 class Container(Place[Any]):
-    """What holds other objects: a list, a dict, a set, the attributes of an object or a class, a variable of a function.
+    """What holds other objects: a list, dict or set, the attributes of an object or a class, a variable of a function.
 
     While code runs, iterators in it are copies.
     """
@@ -269,7 +270,7 @@ def attributes(thing: Any) -> list[Place[Any]]:
     own = getattr(thing, "__dict__", None)
     if type(own) is dict:
         found.append(_mapping(own, dict, ".{}"))
-    slots = _slots(type(thing))
+    slots = _slots(cast(Hashable, type(thing)))
     if slots:
 
         def read() -> dict[str, Any]:
@@ -288,10 +289,10 @@ def attributes(thing: Any) -> list[Place[Any]]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _slots(kind: type) -> dict[str, MemberDescriptorType]:
+def _slots(kind: Hashable) -> dict[str, MemberDescriptorType]:
     return {
         name: member
-        for cls in kind.__mro__
+        for cls in kind.__mro__  # type: ignore[attr-defined]
         if "__slots__" in vars(cls)
         for name, member in vars(cls).items()
         if isinstance(member, MemberDescriptorType)
@@ -317,20 +318,18 @@ def variables(thing: type | FunctionType, scope: dict[str, Any], names: set[str]
 
 
 def _container(thing: Any) -> Container | None:
+    base: Any
     for base in (OrderedDict, dict):
         if isinstance(thing, base):
             return _mapping(thing, base, "[{!r}]")
     if isinstance(thing, (list, bytearray)):
         return Container(thing, lambda: list(thing), lambda held: thing.__setitem__(slice(None), held), "[{}]")
-    if isinstance(thing, (deque, set)):
-        base = deque if isinstance(thing, deque) else set
-        put = deque.extend if isinstance(thing, deque) else set.update
+    if isinstance(thing, deque):
         return Container(
-            thing,
-            lambda: list(thing) if base is deque else set(thing),
-            lambda held: (base.clear(thing), put(thing, held)),  # type: ignore[attr-defined]
-            "[{}]",
+            thing, lambda: list(thing), lambda held: (deque.clear(thing), deque.extend(thing, held)), "[{}]"
         )
+    if isinstance(thing, set):
+        return Container(thing, lambda: set(thing), lambda held: (set.clear(thing), set.update(thing, held)), "[{}]")
     if isinstance(thing, (tuple, frozenset)):
         return Container(thing, lambda: thing, lambda held: None, "[{}]")
     return None

@@ -49,7 +49,7 @@ class ProbeBatch:
         """Whether it wants no more batches."""
         return bool(self.batches) and (self.size is None or self._collected() >= self.size)
 
-    def offer(self, batch: object, key: tuple[int, int]) -> None:
+    def offer(self, batch: Any, key: tuple[int, int]) -> None:
         """Takes what it still needs of a training batch.
 
         Args:
@@ -60,7 +60,7 @@ class ProbeBatch:
             ValueError: if the batch cannot be copied, or not be cut to the size.
         """
         if self._saved is not None:
-            self._restore(as_batches(batch)[0] if self.by_environment else batch)  # type: ignore[arg-type]
+            self._restore(as_batches(batch)[0] if self.by_environment else batch)
         another_epoch = any(epoch != key[0] for epoch, _ in self._seen)
         if self._sealed or another_epoch or self.complete or key in self._seen:
             return

@@ -8,8 +8,8 @@ import itertools
 import re
 import sys
 import types
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -92,10 +92,14 @@ class Snapshot:
         """Everything of a type that can be reached."""
         return [thing for thing in self._seen.values() if isinstance(thing, kind)]
 
-    def changed_numbers(self, of: Iterable[object]) -> bool:
-        """Whether one of these tensors is not what it was."""
-        wanted = {id(each) for each in of}
-        return any(id(p.thing) in wanted and p.changed() for p, _, _ in self.places if isinstance(p, Numbers))
+    def touched(self, tensors: Iterable[torch.Tensor]) -> bool:
+        """Whether one of these tensors has been written to, be it with the same numbers."""
+        wanted = set(map(id, tensors))
+        return any(
+            id(place.thing) in wanted and (place.thing._version != place.version or place.changed())
+            for place, _, _ in self.places
+            if isinstance(place, Numbers)
+        )
 
     def _name(self, index: int) -> str:
         words = []
@@ -108,7 +112,7 @@ class Snapshot:
 
     def _enter(self, thing: object, label: Label, parent: int, data: bool) -> Iterator[tuple[object, Label, int, bool]]:
         """Remembers a thing and gives what it holds."""
-        if id(thing) in self._seen or not _worth_a_look(type(thing)) or isinstance(thing, self._apart):
+        if id(thing) in self._seen or not _worth_a_look(cast(Hashable, type(thing))) or isinstance(thing, self._apart):
             return
         if any(thing is stream for stream in (sys.stdout, sys.stderr, sys.stdin)):
             return
@@ -160,7 +164,7 @@ class Snapshot:
 
 
 @functools.lru_cache(maxsize=4096)
-def _worth_a_look(kind: type) -> bool:
+def _worth_a_look(kind: Any) -> bool:
     module = str(getattr(kind, "__module__", ""))
     if issubclass(kind, torch.Generator):
         return True

@@ -17,7 +17,7 @@ class Listener(Protocol):
 
 
 class Steps:
-    """Tells a listener of each step of the Trainer's optimizers once, when the gradients of its first closure are there.
+    """Tells a listener of each step of the Trainer's optimizers once when the first gradients are there.
 
     Lightning says so at every evaluation of a closure, several times per step of LBFGS, and says nothing where manual
     optimization steps the torch optimizers themselves.

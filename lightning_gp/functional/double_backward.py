@@ -11,7 +11,7 @@ NO_DOUBLE_BACKWARD = ("is not implemented", "double backward", "differentiate tw
 
 
 def leaf(parameter: Tensor) -> Tensor:
-    """The parameter itself where autograd can differentiate by it, so that a loss may reach it in any way; else an alias.
+    """The parameter itself where autograd can differentiate by it, else an alias; so a loss may reach it in any way.
 
     An inference tensor has to be copied to be differentiable.
     """

@@ -1,6 +1,6 @@
-"""Shapes of modules and batches that know nothing of the callbacks: training stays bitwise what it is, numbers are right.
+"""Modules and batches that know nothing of the callbacks: training stays bitwise what it is, numbers are right.
 
-A new shape is one class and one line in ``SHAPES``.
+A new shape is one class, named in ``STATES``, ``REACHES`` or ``REFUSED``.
 """
 
 import copy
@@ -292,8 +292,9 @@ class Freezing(Stranger):
 
 
 STATES = (
-    MomentumEncoder, RepointedEncoder, Prototypes, Clipped, NoisyWeights, OwnGenerators, MemoryBank, Dataclass, EMAHelper,
-    NestedMetrics, Closure, Iterators, OnTheClass, Undetached, Schedulers, OnTheTrainer, BackwardInside, Hooks, Freezing,
+    MomentumEncoder, RepointedEncoder, Prototypes, Clipped, NoisyWeights, OwnGenerators, MemoryBank, Dataclass,
+    EMAHelper, NestedMetrics, Closure, Iterators, OnTheClass, Undetached, Schedulers, OnTheTrainer, BackwardInside,
+    Hooks, Freezing,
 )  # fmt: skip
 
 
@@ -371,7 +372,8 @@ class Complex(Stranger):
 
 
 REACHES = (
-    Stranger, ListOfParameters, OptimizerGroups, HeadInTheLoss, IsParameter, Tied, Unlisted, Checkpointed, Sparse, Complex,
+    Stranger, ListOfParameters, OptimizerGroups, HeadInTheLoss, IsParameter, Tied, Unlisted, Checkpointed, Sparse,
+    Complex,
 )  # fmt: skip
 
 
