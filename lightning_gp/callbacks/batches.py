@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from lightning_gp.callbacks.reach import Snapshot
+from lightning_gp.callbacks.places import attributes
 
 B = TypeVar("B")
 
@@ -40,12 +41,21 @@ def _copied_leaf(leaf: Any) -> Any:
         ) from error
 
 
-def tensors(thing: object) -> Iterator[Tensor]:
-    """The tensors anywhere in a batch, in order."""
+def tensors(thing: object, seen: set[int] | None = None) -> Iterator[Tensor]:
+    """The tensors anywhere in a batch, in order: in containers and in attributes of objects."""
+    seen = set() if seen is None else seen
+    if id(thing) in seen or thing is None or isinstance(thing, (int, float, str, bytes, type)):
+        return
+    seen.add(id(thing))
     if isinstance(thing, Tensor):
         yield thing
-    elif thing is not None and not isinstance(thing, (int, float, str, bytes)):
-        yield from Snapshot({"batch": thing}).of_type(Tensor)
+        return
+    if isinstance(thing, Mapping):
+        yield from (tensor for value in thing.values() for tensor in tensors(value, seen))
+    elif isinstance(thing, (list, tuple, set, frozenset, deque)):
+        yield from (tensor for value in thing for tensor in tensors(value, seen))
+    for place in attributes(thing):
+        yield from (tensor for _, value in place.inside() for tensor in tensors(value, seen))
 
 
 def example_count(batch: object) -> int | None:

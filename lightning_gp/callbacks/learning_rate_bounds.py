@@ -31,7 +31,7 @@ class LearningRateBounds(Probe):
 
     | module | α | c |
     |---|---|---|
-    | ``rate()`` of a known ``kind`` (MAML family, gradient penalty) | the largest rate, times its ``factor`` | of ``kind`` |
+    | ``rate()`` of a known ``kind`` (MAML, gradient penalties) | the largest, times ``factor`` | of that ``kind`` |
     | any other | 0 | λ |
 
     | key | meaning | range |

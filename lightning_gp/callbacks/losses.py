@@ -26,7 +26,7 @@ THREE_WAYS = (
 )
 
 
-class Skipped(Exception):
+class Skipped(Exception):  # noqa: N818 (no error: the module says so)
     """A step returned None: it passes over this batch."""
 
 

@@ -76,8 +76,8 @@ and the prototype classifier of the linearised network pick the same class | [0,
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and self.loss is not None and not isinstance(self.loss, EnvironmentLoss):
             raise ValueError(
-                f"PhaseAmplitudeConsistency follows {type(pl_module).__name__}.inner_loop(), which has a loss of its own; "
-                "remove loss_fn."
+                f"PhaseAmplitudeConsistency follows {type(pl_module).__name__}.inner_loop(), which has a loss of its "
+                "own; remove loss_fn."
             )
         if stage == "fit" and self.prototype and self.loss is None:
             raise ValueError(

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
 T = TypeVar("T")
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -151,7 +152,7 @@ class Numbers(Place[Tensor]):
         self.requires_grad = thing.requires_grad
         self.grad = thing.grad if thing.is_leaf else None
         self.hooks = thing._backward_hooks
-        self.version = None if thing.is_inference() else thing._version
+        self.version = None if thing.is_inference() else _unsafe_preserve_version_counter(thing)
 
     def inside(self) -> Iterable[tuple[object, object]]:
         """Its gradient, and what Python has attached to it."""
@@ -161,6 +162,10 @@ class Numbers(Place[Tensor]):
             yield "._backward_hooks", self.hooks
         if getattr(self.thing, "__dict__", None):
             yield "", self.thing.__dict__
+
+    def touched(self) -> bool:
+        """Whether it has been written to, be it with the same numbers."""
+        return (self.version is not None and self.thing._version != self.version.prev_versions[0]) or self.changed()
 
     def _moved(self) -> bool:
         now, alias = self.thing, self.alias
@@ -197,7 +202,7 @@ class Numbers(Place[Tensor]):
             if now._backward_hooks is not self.hooks:
                 now._backward_hooks = self.hooks
         if self.version is not None:
-            torch._C._autograd._unsafe_set_version_counter((now,), (self.version,))
+            self.version.__exit__(None, None, None)
 
 
 class Array(Place["np.ndarray[Any, Any]"]):

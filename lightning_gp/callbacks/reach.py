@@ -95,11 +95,8 @@ class Snapshot:
     def touched(self, tensors: Iterable[torch.Tensor]) -> bool:
         """Whether one of these tensors has been written to, be it with the same numbers."""
         wanted = set(map(id, tensors))
-        return any(
-            id(place.thing) in wanted and (place.thing._version != place.version or place.changed())
-            for place, _, _ in self.places
-            if isinstance(place, Numbers)
-        )
+        numbers = (place for place, _, _ in self.places if isinstance(place, Numbers))
+        return any(place.touched() for place in numbers if id(place.thing) in wanted)
 
     def _name(self, index: int) -> str:
         words = []
