@@ -11,7 +11,7 @@ import torch
 
 from lightning_gp import checks
 from lightning_gp._lightning import Callback, LightningModule, Trainer, callbacks_of
-from lightning_gp.callbacks.agreement import check_agreement
+from lightning_gp.callbacks.agreement import Before, check_agreement
 from lightning_gp.callbacks.batches import copied
 from lightning_gp.callbacks.isolation import isolated
 from lightning_gp.callbacks.losses import FunctionLoss, Indexed, LossFunction, ModuleLoss, Piece, Skipped, find_loss
@@ -99,6 +99,7 @@ class Probe(Callback):
         self._steps: Steps | None = None
         self._steps_seen = 0
         self._trained: Indexed | None = None
+        self._before: Before | None = None
 
     def measure(self, measurement: Measurement) -> Report:
         """What to log, without the prefix; runs inside ``isolated``."""
@@ -170,6 +171,7 @@ class Probe(Callback):
         self.batch.offer(batch, (trainer.current_epoch, batch_idx))
         if not self._checked and isinstance(self.loss, FunctionLoss):
             self._trained = Indexed(copied(batch), batch_idx)
+            self._before = Before.of(trainer, self.loss, ALONE)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Lightning's word for a step; see ``on_step``."""
@@ -194,9 +196,11 @@ class Probe(Callback):
             return
         self._checked = True
         try:
+            if self._trained is not None and self._before is not None:
+                with self._alone(pl_module):
+                    check_agreement(self._before, self._trained, type(self).__name__)
             with self._alone(pl_module, verify=True) as before:
                 if self._trained is not None:
-                    check_agreement(trainer, self.loss, self._trained, type(self).__name__)
                     piece: Piece = self._trained
                 else:
                     piece = next(chunks_of(self.loss.pieces(self.batch.batches[0])[0], 1))
@@ -211,11 +215,11 @@ class Probe(Callback):
         except Skipped:
             self._checked = False
         else:
-            self._trained = None
+            self._trained = self._before = None
 
     def _alone(self, pl_module: LightningModule, verify: bool = False) -> AbstractContextManager[Snapshot]:
         name = type(self).__name__ if verify else ""
-        return isolated(pl_module, apart=(Probe, ModuleLoss, ProbeBatch), verify=name, loss_fn=self.loss_fn)
+        return isolated(pl_module, apart=ALONE, verify=name, loss_fn=self.loss_fn)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -307,3 +311,7 @@ class Probe(Callback):
             if callback.every_n_steps == self.every_n_steps and callback.batch.like(fresh):
                 return callback.batch
         return fresh
+
+
+ALONE = (Probe, ModuleLoss, ProbeBatch)
+"""What may change while a probe measures."""

@@ -64,22 +64,35 @@ def isolated(
         )
 
 
+def random_state(device: torch.device) -> tuple[Any, ...]:
+    """Of Python's, numpy's and torch's global generators, the last on the CPU and a device."""
+    own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), own
+
+
+def set_random_state(device: torch.device, state: tuple[Any, ...]) -> None:
+    """Puts a ``random_state`` back."""
+    python, numpy, cpu, own = state
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(cpu)
+    if own is not None:
+        torch.get_device_module(device).set_rng_state(own, device)
+
+
 @contextmanager
 def _forked_rng(device: torch.device, seed: int) -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()
-    accelerated = device.type != "cpu"
-    with torch.random.fork_rng([device] if accelerated else [], device_type=device.type if accelerated else "cuda"):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        if accelerated:
-            with torch.get_device_module(device).device(device):
-                torch.get_device_module(device).manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+    before = random_state(device)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        with torch.get_device_module(device).device(device):
+            torch.get_device_module(device).manual_seed(seed)
+    try:
+        yield
+    finally:
+        set_random_state(device, before)
 
 
 def _mute(snapshot: Snapshot) -> None:

@@ -291,10 +291,38 @@ class Freezing(Stranger):
         return super().loss(x, y)
 
 
+class ReadsGradients(Stranger):
+    """Not refused: the gradient that the step has read is put back too."""
+
+    def loss(self, x, y):
+        lengths = [parameter.grad.norm() for parameter in self.net.parameters() if parameter.grad is not None]
+        return super().loss(x, y) * (1 + float(sum(lengths)))
+
+
+class Saturating(Stranger):
+    """Not refused: its bank is full after two batches, and the next runs are all alike."""
+
+    def make(self):
+        self.bank, self.at = torch.zeros(16, 5), 0
+
+    def change(self, x, y, z):
+        self.bank[self.at : self.at + len(z)] = z.detach()
+        self.at = (self.at + len(z)) % 16
+        return (self.bank.mean(0) * z.mean(0)).sum()
+
+
+class Swapping(Stranger):
+    """Not refused: its layers are others after the step."""
+
+    def change(self, x, y, z):
+        self.net[1] = nn.ReLU()
+        return 0.0
+
+
 STATES = (
     MomentumEncoder, RepointedEncoder, Prototypes, Clipped, NoisyWeights, OwnGenerators, MemoryBank, Dataclass,
     EMAHelper, NestedMetrics, Closure, Iterators, OnTheClass, Undetached, Schedulers, OnTheTrainer, BackwardInside,
-    Hooks, Freezing,
+    Hooks, Freezing, ReadsGradients, Saturating, Swapping,
 )  # fmt: skip
 
 
@@ -483,17 +511,28 @@ class Generator(Stranger):
         return 0.01 * next(self.numbers) * z.mean()
 
 
-class CopiedNetwork(Stranger):
-    """Its loss is computed with other parameters than its own, whose gradients it fills in itself."""
+class OnceOnly(torch.autograd.Function):
+    """Fills ``.grad`` by a backward pass of its own, as reversible networks do: autograd knows of no dependence."""
 
-    def backward_of(self, x, y):
-        twin = copy.deepcopy(self.net)
-        F.cross_entropy(twin(x), y).backward()
-        return [parameter.grad for parameter in twin.parameters()]
+    @staticmethod
+    def forward(ctx, x, net):
+        ctx.save_for_backward(x)
+        ctx.net = net
+        return net(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        with torch.enable_grad():
+            ctx.net(ctx.saved_tensors[0].detach()).backward(gradient)
+        return torch.zeros_like(ctx.saved_tensors[0]), None
+
+
+class OwnBackward(Stranger):
+    def make(self):
+        self.first = nn.Linear(6, 6)
 
     def loss(self, x, y):
-        scale = 1.0 if torch.is_grad_enabled() and any(p.grad is None for p in self.net.parameters()) else 2.0
-        return scale * super().loss(x, y)
+        return F.cross_entropy(self.net[2](OnceOnly.apply(x.clone().requires_grad_(), self.first)), y)
 
 
 class FetchesItself(Stranger):
@@ -506,7 +545,7 @@ REFUSED = {
     OpenFile: r"changes module\.notes\.file, which cannot be put back",
     OwnLoader: r"changes module\.unlabelled\..*which cannot be put back",
     Generator: r"changes module\.numbers.*which cannot be put back",
-    CopiedNetwork: r"another gradient than training has in \.grad, of net\.0\.weight, .* net\.2\.bias",
+    OwnBackward: r"another gradient than training has in \.grad, of first\.weight, first\.bias",
     FetchesItself: "fetches its own data",
 }
 
