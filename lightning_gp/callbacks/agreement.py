@@ -43,7 +43,7 @@ class Before:
                 vars(module).pop("training_step", None)
             else:
                 vars(module)["training_step"] = own
-            self.snapshot = Snapshot({"module": module}, apart, lend=False)
+            self.snapshot = Snapshot({"module": module}, apart)
             self.random = random_state(module.device)
             return step(*args, **kwargs)
 

@@ -13,13 +13,13 @@ from lightning_gp import checks
 from lightning_gp._lightning import Callback, LightningModule, Trainer, callbacks_of
 from lightning_gp.callbacks.agreement import Before, check_agreement
 from lightning_gp.callbacks.batches import copied
-from lightning_gp.callbacks.isolation import isolated
+from lightning_gp.callbacks.isolation import Isolation, isolated
 from lightning_gp.callbacks.losses import FunctionLoss, Indexed, LossFunction, ModuleLoss, Piece, Skipped, find_loss
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
-from lightning_gp.callbacks.reach import Snapshot
 from lightning_gp.callbacks.steps import Steps
+from lightning_gp.contracts import Key
 from lightning_gp.environments import chunks_of
 from lightning_gp.loggers import log_figures
 
@@ -67,6 +67,8 @@ class Probe(Callback):
             not depend on the parameters.
     """
 
+    keys: ClassVar[tuple[Key, ...]] = ()
+    """What it logs, without the prefix; ``{keys}`` in the docstring of a subclass becomes their table."""
     keeps_graph: ClassVar[bool] = False
     """Whether it differentiates again what other batches have been added to."""
 
@@ -86,6 +88,12 @@ class Probe(Callback):
         self.loss_fn, self.prefix, self.probe_size = loss_fn, prefix, probe_size
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.begin()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        rows = [f"    | ``{key.name}`` | {key.meaning} | {key.range} |" for key in cls.keys]
+        table = "\n".join(["    | key | meaning | range |", "    |---|---|---|", *rows])
+        cls.__doc__ = (cls.__doc__ or "").replace("    {keys}", table)
 
     # -- for subclasses -----------------------------------------------------------------------------------------
 
@@ -199,14 +207,14 @@ class Probe(Callback):
             if self._trained is not None and self._before is not None:
                 with self._alone(pl_module):
                     check_agreement(self._before, self._trained, type(self).__name__)
-            with self._alone(pl_module, verify=True) as before:
+            with self._alone(pl_module, verify=True) as run:
                 if self._trained is not None:
                     piece: Piece = self._trained
                 else:
                     piece = next(chunks_of(self.loss.pieces(self.batch.batches[0])[0], 1))
                 self.check(self.loss, piece)
                 several = self.batch.size is not None and self.loss.live
-                if self.keeps_graph and several and before.touched(self.loss.parameters().values()):
+                if self.keeps_graph and several and run.snapshot.touched(self.loss.parameters().values()):
                     raise ValueError(
                         f"{type(self).__name__} needs all batches of its probe at the same weights, but "
                         f"{type(pl_module).__name__} writes to its trainable weights while it computes its loss. Leave "
@@ -217,7 +225,7 @@ class Probe(Callback):
         else:
             self._trained = self._before = None
 
-    def _alone(self, pl_module: LightningModule, verify: bool = False) -> AbstractContextManager[Snapshot]:
+    def _alone(self, pl_module: LightningModule, verify: bool = False) -> AbstractContextManager[Isolation]:
         name = type(self).__name__ if verify else ""
         return isolated(pl_module, apart=ALONE, verify=name, loss_fn=self.loss_fn)
 
@@ -263,8 +271,8 @@ class Probe(Callback):
             if empty:
                 return
             report = Report()
-            with self._alone(pl_module), suppress(Skipped):
-                report = self.measure(Measurement.of(self.loss, self.batch, ranks))
+            with self._alone(pl_module) as run, suppress(Skipped):
+                report = self.measure(Measurement.of(self.loss, self.batch, ranks, run.again))
             self.batch.gather()
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)

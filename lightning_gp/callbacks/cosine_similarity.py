@@ -14,6 +14,7 @@ from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.losses import ModuleLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
+from lightning_gp.contracts import Key
 from lightning_gp.environments import Environments
 from lightning_gp.functional.gradients import cosine_similarity, pairwise_cosines
 from lightning_gp.plots import cosine_matrix, require_matplotlib
@@ -27,11 +28,7 @@ class CosineSimilarity(Probe):
     - Environments without one, or a ``loss_fn`` of one loss per environment: between every two environments.
     - Any other module: the training probe batch against the first validation batches.
 
-    | key | meaning | range |
-    |---|---|---|
-    | ``gradients/cosine`` | the mean of these cosines | [−1, 1] |
-    | ``gradients/cosine_min`` | the smallest between two environments; only without query sets | [−1, 1] |
-    | ``gradients/cosine_matrix`` | picture of all of them, with ``matrix=True``; only without query sets | |
+    {keys}
 
     A cosine with a gradient of length 0 is NaN.
 
@@ -45,6 +42,12 @@ class CosineSimilarity(Probe):
     Raises:
         ValueError: at the first measurement, if there is a single environment and no query set.
     """
+
+    keys = (
+        Key("gradients/cosine", "[−1, 1]", "the mean of these cosines"),
+        Key("gradients/cosine_min", "[−1, 1]", "the smallest between two environments; only without query sets"),
+        Key("gradients/cosine_matrix", "", "picture of all of them, with ``matrix=True``; only without query sets"),
+    )
 
     def __init__(self, matrix: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -113,6 +116,6 @@ class CosineSimilarity(Probe):
                 stacklevel=2,
             )
             return Report()
-        other = Measurement.of(measurement.loss, self.validation, measurement.ranks)
+        other = Measurement.of(measurement.loss, self.validation, measurement.ranks, measurement.again)
         (validation,) = other.gradients()
         return Report({"gradients/cosine": float(cosine_similarity(training, validation))})

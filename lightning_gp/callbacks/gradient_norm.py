@@ -13,7 +13,7 @@ from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.measurement import Measurement, Report
-from lightning_gp.contracts import MeasuresEnvironments
+from lightning_gp.contracts import Key, MeasuresEnvironments
 from lightning_gp.functional.gradients import dense, gradient_norm
 from lightning_gp.plots import histogram as draw_histogram
 from lightning_gp.plots import require_matplotlib
@@ -30,12 +30,7 @@ class GradientNorm(Probe):
       epoch's optimizer steps (with ``every_n_steps``: over the steps since the last value). Nothing is run again.
     - A ``loss_fn`` that returns a scalar: the norm of its gradient on the probe batch.
 
-    | key | meaning | range |
-    |---|---|---|
-    | ``gradients/norm`` | see above | [0, ∞) |
-    | ``gradients/norm/<group>`` | the same for a group of parameters, with ``groups`` | [0, ∞) |
-    | ``gradients/norm_<i>`` | of optimizer i, in place of ``gradients/norm``, where there are several | [0, ∞) |
-    | ``gradients/norm_histogram`` | picture, with ``histogram=True``: over environments, or steps | |
+    {keys}
 
     Cost: one forward and backward pass of the probe batch per epoch; at the training step one pass over the gradients
     per step.
@@ -50,6 +45,13 @@ class GradientNorm(Probe):
     Raises:
         ValueError: if ``at`` or ``groups`` is not one of these.
     """
+
+    keys = (
+        Key("gradients/norm", "[0, ∞)", "see above"),
+        Key("gradients/norm/<group>", "[0, ∞)", "the same for a group of parameters, with ``groups``"),
+        Key("gradients/norm_<i>", "[0, ∞)", "of optimizer i, in place of ``gradients/norm``, where there are several"),
+        Key("gradients/norm_histogram", "", "picture, with ``histogram=True``: over environments, or steps"),
+    )
 
     def __init__(
         self,

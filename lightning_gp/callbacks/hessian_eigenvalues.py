@@ -13,6 +13,7 @@ from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.losses import EnvironmentLoss, ModuleLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
+from lightning_gp.contracts import Key
 from lightning_gp.functional.curvature import (
     HessianVectorProduct,
     hessian_eigenvalues,
@@ -69,6 +70,15 @@ class HessianEigenvalues(Probe):
         ValueError: if an argument is out of range, or (in ``setup``) k exceeds the number of trainable parameters.
         RuntimeError: before the first optimizer step, if an operation in the loss has no double backward.
     """
+
+    keys = (
+        Key("curvature/eigenvalue_<i>", "(−∞, ∞)", "λ_i, i = 1 … k, largest first"),
+        Key("curvature/residual_<i>", "[0, ∞)", "‖H v_i − λ_i v_i‖: some eigenvalue is within this distance of λ_i"),
+        Key("curvature/products", "[1, ``max_products``]", "Hessian-vector products of this search"),
+        Key("curvature/trace", "(−∞, ∞)", "tr ∇²L(θ), estimated by Hutch++, with ``trace=True``"),
+        Key("curvature/trace_standard_error", "[0, ∞)", "of that estimate"),
+        Key("curvature/spectral_density", "", "picture, with ``density=True``: by stochastic Lanczos quadrature"),
+    )
 
     keeps_graph = True
 

@@ -14,10 +14,36 @@ from lightning_gp._lightning import LightningModule
 from lightning_gp.callbacks.reach import Snapshot
 
 
+class Isolation:
+    """Code that runs in isolation.
+
+    Attributes:
+        snapshot: of everything that the code can reach, from before it ran.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.begin()
+
+    def begin(self) -> None:
+        """Iterators are copies and log methods shadows; putting everything back takes both away again."""
+        self.snapshot.lend()
+        for module in self.snapshot.of_type(LightningModule):
+            module.__dict__["log"] = module.__dict__["log_dict"] = _nothing
+            with suppress(RuntimeError):  # no trainer holds it
+                if module._trainer is not None and module.trainer.loggers:
+                    module.trainer.loggers = [_Silence()]  # type: ignore[list-item]
+
+    def again(self) -> None:
+        """What runs next begins with what the code before has begun with, random numbers excepted."""
+        self.snapshot.put_back()
+        self.begin()
+
+
 @contextmanager
 def isolated(
     module: LightningModule, seed: int = 0, apart: tuple[type, ...] = (), verify: str = "", **roots: object
-) -> Iterator[Snapshot]:
+) -> Iterator[Isolation]:
     """Everything that a module's code may change is put back afterwards, by value and as the same objects.
 
     - Random numbers (``random``, numpy, torch on the CPU and the module's device) are forked, and start from ``seed``:
@@ -45,13 +71,12 @@ def isolated(
     try:
         with ExitStack() as stack:
             stack.enter_context(_forked_rng(device, seed))
-            _mute(snapshot)
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(torch.autocast(device.type, enabled=False))
             # A probe whose loss is NaN must report it, not raise.
             stack.enter_context(torch.autograd.set_detect_anomaly(False))
-            yield snapshot
+            yield Isolation(snapshot)
     finally:
         snapshot.put_back()
     left = snapshot.changes() if verify else []
@@ -93,15 +118,6 @@ def _forked_rng(device: torch.device, seed: int) -> Iterator[None]:
         yield
     finally:
         set_random_state(device, before)
-
-
-def _mute(snapshot: Snapshot) -> None:
-    """Shadows the log methods on the instances; putting everything back takes the shadows away again."""
-    for module in snapshot.of_type(LightningModule):
-        module.__dict__["log"] = module.__dict__["log_dict"] = _nothing
-        with suppress(RuntimeError):  # no trainer holds it
-            if module._trainer is not None and module.trainer.loggers:
-                module.trainer.loggers = [_Silence()]  # type: ignore[list-item]
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:

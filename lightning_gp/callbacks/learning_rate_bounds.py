@@ -16,7 +16,7 @@ from lightning_gp._lightning import LightningModule, Trainer, callbacks_of
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.hessian_eigenvalues import HessianEigenvalues
 from lightning_gp.callbacks.measurement import Report
-from lightning_gp.contracts import Adapts, Varies
+from lightning_gp.contracts import Adapts, Key, Varies
 from lightning_gp.theory.learning_rates import KINDS, Kind, critical_inner_lr, critical_outer_lr
 
 
@@ -34,14 +34,7 @@ class LearningRateBounds(Probe):
     | ``rate()`` of a known ``kind`` (MAML, gradient penalties) | the largest, times ``factor`` | of that ``kind`` |
     | any other | 0 | λ |
 
-    | key | meaning | range |
-    |---|---|---|
-    | ``learning_rates/outer`` | β: largest rate of the optimizers' parameter groups | [0, ∞) |
-    | ``learning_rates/outer_critical`` | β_c(α) | [0, ∞] |
-    | ``learning_rates/outer_ratio`` | β / β_c; above 1 plain gradient descent diverges | [0, ∞] |
-    | ``learning_rates/inner`` | α, where there is one | [0, ∞) |
-    | ``learning_rates/inner_critical`` | α_c | (0, ∞] |
-    | ``learning_rates/inner_ratio`` | α / α_c, where there is an α | [0, ∞) |
+    {keys}
 
     The bounds hold for plain gradient descent near a minimum, with every parameter adapted at one rate: for momentum,
     Adam, ANIL, BOIL and rates per parameter they are a guide. A warning, once for each rate, says that α exceeds α_c
@@ -58,6 +51,15 @@ class LearningRateBounds(Probe):
     Raises:
         ValueError: if an argument is out of range; in ``setup``, if there is no such ``HessianEigenvalues``.
     """
+
+    keys = (
+        Key("learning_rates/outer", "[0, ∞)", "β: largest rate of the optimizers' parameter groups"),
+        Key("learning_rates/outer_critical", "[0, ∞]", "β_c(α)"),
+        Key("learning_rates/outer_ratio", "[0, ∞]", "β / β_c; above 1 plain gradient descent diverges"),
+        Key("learning_rates/inner", "[0, ∞)", "α, where there is one"),
+        Key("learning_rates/inner_critical", "(0, ∞]", "α_c"),
+        Key("learning_rates/inner_ratio", "[0, ∞)", "α / α_c, where there is an α"),
+    )
 
     def __init__(
         self,

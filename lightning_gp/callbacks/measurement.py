@@ -40,6 +40,7 @@ class Measurement:
         ranks: sums over processes.
         shares: of each piece, the part of its examples that this process holds; 1 unless the module ``shares_examples``
             of the same environments with other processes.
+        again: puts back what a piece has changed, so that the next begins with the same state.
     """
 
     loss: ModuleLoss
@@ -48,9 +49,10 @@ class Measurement:
     total: float
     ranks: Ranks
     shares: list[float]
+    again: Callable[[], None]
 
     @classmethod
-    def of(cls, loss: ModuleLoss, batch: ProbeBatch, ranks: Ranks) -> Measurement:
+    def of(cls, loss: ModuleLoss, batch: ProbeBatch, ranks: Ranks, again: Callable[[], None]) -> Measurement:
         """Cuts a probe batch into pieces and counts them over all processes."""
         kept = zip(batch.batches, batch.indices, strict=True)
         pieces = [piece for each, index in kept for piece in loss.pieces(each, index)]
@@ -59,7 +61,7 @@ class Measurement:
         if loss.shares_examples and ranks.world > 1:
             sizes = [float(examples_of(piece, "query")[1].shape[1]) for piece in pieces]
             shares = [size / total for size, total in zip(sizes, ranks.totals(*sizes), strict=True)]
-        return cls(loss, pieces, counts, ranks.totals(sum(counts))[0], ranks, shares)
+        return cls(loss, pieces, counts, ranks.totals(sum(counts))[0], ranks, shares, again)
 
     @property
     def shared(self) -> bool:
@@ -114,6 +116,9 @@ class Measurement:
                 stack = self.loss.gradients(parameters, piece, split)
             except Skipped:
                 continue
+            finally:
+                if self.loss.live:
+                    self.again()
             if self.shared:
                 stack = {name: self.ranks.sum(share * value) for name, value in stack.items()}
             if not self.loss.scalar:

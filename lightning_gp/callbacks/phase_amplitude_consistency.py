@@ -13,7 +13,7 @@ from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.losses import EnvironmentLoss, ModuleLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.outer_path import OuterPath
-from lightning_gp.contracts import Adapts
+from lightning_gp.contracts import Adapts, Key
 from lightning_gp.environments import Environments, examples_of
 from lightning_gp.functional.adaptation import Trajectory, over_environments
 from lightning_gp.functional.linearised import Predict
@@ -31,13 +31,7 @@ class PhaseAmplitudeConsistency(Probe):
       before clipping; that at the end of the path is not known, so AC is the mean over steps 1 … S−1, and left out for
       S = 1. With several optimizers it is the mean over them.
 
-    | key | meaning | range |
-    |---|---|---|
-    | ``linearity/phase_consistency`` | PC, 1 when the path is straight (so always for one step) | [1, ∞] |
-    | ``linearity/amplitude_consistency`` | AC, 1 when the norm of the gradient does not change | [0, ∞] |
-    | ``linearity/prototype_agreement`` | with ``prototype``: share of query examples of which the adapted classifier \
-and the prototype classifier of the linearised network pick the same class | [0, 1] |
-    | ``linearity/prototype_cosine`` | with ``prototype``: cosine of their logits | [−1, 1] |
+    {keys}
 
     A path that is not at its end is saved in checkpoints (up to 64 MB) and goes on in a resumed run; if it is larger,
     that of a resumed run begins where the run does.
@@ -54,6 +48,18 @@ and the prototype classifier of the linearised network pick the same class | [0,
     Raises:
         ValueError: in ``setup``, if ``prototype`` meets a module without an inner loop.
     """
+
+    keys = (
+        Key("linearity/phase_consistency", "[1, ∞]", "PC, 1 when the path is straight (so always for one step)"),
+        Key("linearity/amplitude_consistency", "[0, ∞]", "AC, 1 when the norm of the gradient does not change"),
+        Key(
+            "linearity/prototype_agreement",
+            "[0, 1]",
+            "with ``prototype``: share of query examples of which the adapted classifier and the prototype classifier "
+            "of the linearised network pick the same class",
+        ),
+        Key("linearity/prototype_cosine", "[−1, 1]", "with ``prototype``: cosine of their logits"),
+    )
 
     def __init__(self, prototype: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -60,12 +60,9 @@ class Snapshot:
         roots: objects, by the names under which messages speak of them.
         apart: types of objects that are not looked into.
         thorough: also watch objects written in C, by pickling them.
-        lend: also call ``lend``.
     """
 
-    def __init__(
-        self, roots: dict[str, object], apart: tuple[type, ...] = (), thorough: bool = False, lend: bool = True
-    ) -> None:
+    def __init__(self, roots: dict[str, object], apart: tuple[type, ...] = (), thorough: bool = False) -> None:
         self.places: list[tuple[Place[Any], Label, int]] = []
         self._apart = (*apart, pl.loggers.Logger, pl.profilers.Profiler)
         self._thorough = thorough
@@ -77,8 +74,6 @@ class Snapshot:
         while waiting:
             thing, label, parent, data = waiting.pop()
             waiting += reversed(list(self._enter(thing, label, parent, data)))
-        if lend:
-            self.lend()
 
     def lend(self) -> None:
         """Puts copies in the place of iterators, until everything is put back."""
