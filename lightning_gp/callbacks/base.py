@@ -32,14 +32,23 @@ class Probe(Callback):
     """Measures something of a module on a fixed probe batch, once per epoch or every n steps.
 
     A subclass defines ``measure``. **The loss** is found in this order: ``loss_fn``; the module's
-    ``environment_losses``; the module's own ``training_step``, run in isolation (nothing logged; random numbers,
-    buffers, modes, metrics and attributes put back), with automatic optimization only. It is computed without
-    autocast, in the parameters' own precision and at least float32.
+    ``environment_losses``; the module's own ``training_step``, with automatic optimization only. It is run as it is, at
+    the module's own parameters, and differentiated by these; ``loss_fn`` and ``training_step`` may reach them in any
+    way. It is computed without autocast, in the parameters' own precision and at least float32. A batch for which the
+    step returns None is passed over.
+
+    **Training is bitwise what it is without the callback.** What the code changes is put back by value: random numbers
+    of Python, numpy and torch, and all that hangs on the module, its Trainer and ``loss_fn`` (weights, ``.grad``,
+    buffers, hooks, metrics, generators, attributes of any objects, closures, iterators, classes and module variables of
+    the user's code, optimizers, schedulers, loops). Nothing is logged meanwhile. The dry run compares everything and
+    refuses what it could not put back. It does not see what is written and closed (files, prints, network), what other
+    threads do, loggers, and the single items of data sets of more than 1,000.
 
     **The probe batch** is copied from the first training batches of the fit (until the first measurement, or the end of
-    the epoch), before the step could change them, and stays on their device. No data loader is asked for it.
-    Checkpoints hold it (up to 64 MB, every process's share, one copy for all probes), so a resumed run goes on with the
-    same batch; if it is larger, or the number of processes has changed, a resumed run takes a new one.
+    the epoch), before the step could change them, and stays on their device; batches may be of any type that can be
+    deep-copied. No data loader is asked for it. Checkpoints hold it (up to 64 MB, every process's share, one copy for
+    all probes; tensors in lists, tuples and dicts), so a resumed run goes on with the same batch; otherwise, or if the
+    number of processes has changed, a resumed run takes a new one.
 
     **Values** are logged with ``pl_module.log`` at the end of the training epoch (after validation), or with
     ``every_n_steps`` after those optimizer steps; they are in ``trainer.callback_metrics`` and full precision in
@@ -48,7 +57,9 @@ class Probe(Callback):
     A NaN or infinite loss is logged as such.
 
     **A dry run** on one environment (one batch, for modules without environments) right before the first optimizer step
-    of a fit refuses what could not be measured later: ``check`` does once what ``measure`` will do, in isolation too.
+    of a fit refuses what could not be measured later: ``check`` does once what ``measure`` will do. A ``training_step``
+    must give the gradient that training has just left in ``.grad``, from the state and random numbers with which it
+    began; this is not compared with accumulation, several processes, lower precision, or hooks on the backward pass.
 
     **Processes**: gradients and Hessian products are summed over processes before a statistic is taken, numbers of
     environments as sum and count; every process logs the same value.
@@ -63,8 +74,9 @@ class Probe(Callback):
 
     Raises:
         ValueError: if an argument is out of range. In ``setup``: if no loss is found, or the strategy shards
-            parameters. Before the first optimizer step: if the loss is not a scalar, not one per environment, or does
-            not depend on the parameters.
+            parameters. Before the first optimizer step: if the loss is not a scalar, not one per environment, does
+            not depend on the parameters, changes what cannot be put back, or has another gradient than training; if
+            ``probe_size`` would cut a batch of which it cannot be seen what an example is.
     """
 
     keys: ClassVar[tuple[Key, ...]] = ()
