@@ -8,13 +8,23 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any, ClassVar
 
 import torch
+from torch.optim import Optimizer
 
 from lightning_gp import checks
 from lightning_gp._lightning import Callback, LightningModule, Trainer, callbacks_of
 from lightning_gp.callbacks.agreement import Before, check_agreement
 from lightning_gp.callbacks.batches import copied
 from lightning_gp.callbacks.isolation import Isolation, isolated
-from lightning_gp.callbacks.losses import FunctionLoss, Indexed, LossFunction, ModuleLoss, Piece, Skipped, find_loss
+from lightning_gp.callbacks.losses import (
+    AnyLoss,
+    FunctionLoss,
+    Indexed,
+    LossFunction,
+    ModuleLoss,
+    Piece,
+    Skipped,
+    find_loss,
+)
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
@@ -112,7 +122,7 @@ class Probe(Callback):
     def begin(self) -> None:
         """A fit begins: whatever an earlier one has left is forgotten. Called by ``__init__`` too."""
         self.values: dict[str, float] = {}
-        self.loss: ModuleLoss | None = None
+        self.loss: AnyLoss | None = None
         self.batch = ProbeBatch()
         self._measured_at: tuple[int, int] | None = None
         self._checked = self._cost_logged = False
@@ -125,7 +135,7 @@ class Probe(Callback):
         """What to log, without the prefix; runs inside ``isolated``."""
         raise NotImplementedError(f"{type(self).__name__} must define measure(measurement).")
 
-    def check(self, loss: ModuleLoss, piece: Piece) -> None:
+    def check(self, loss: AnyLoss, piece: Piece) -> None:
         """Does what ``measure`` will do, once, on a piece of this process: no collective calls. Raises what it would.
 
         Runs inside ``isolated``; by default the gradient of every environment of ``piece`` is computed.
@@ -193,12 +203,12 @@ class Probe(Callback):
             self._trained = Indexed(copied(batch), batch_idx)
             self._before = Before.of(trainer, self.loss, ALONE)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Lightning's word for a step; see ``on_step``."""
         if self._steps is not None:
             self._steps.by_lightning(optimizer)
 
-    def on_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any, position: int) -> None:
+    def on_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, position: int) -> None:
         """Refuses what cannot be measured, before the first step changes a weight.
 
         Called once for each step of each optimizer, also where Lightning does not know of it. The gradients are
@@ -317,7 +327,7 @@ class Probe(Callback):
         if report.pictures and self.every_n_steps is None and trainer.is_global_zero and trainer.loggers:
             log_figures(trainer, {self.prefix + key: picture() for key, picture in report.pictures.items()})
 
-    def _shared_batch(self, trainer: Trainer, loss: ModuleLoss) -> ProbeBatch:
+    def _shared_batch(self, trainer: Trainer, loss: AnyLoss) -> ProbeBatch:
         """One copy of the batch for all probes that want the same."""
         size = self.probe_size or (ENVIRONMENTS if loss.by_environment else None)
         if size is not None and loss.shares_examples:

@@ -25,7 +25,7 @@ def copied(batch: B) -> B:
     return pytree.tree_map(_copied_leaf, batch)  # type: ignore[no-any-return]
 
 
-def _copied_leaf(leaf: Any) -> Any:
+def _copied_leaf(leaf: object) -> object:
     if isinstance(leaf, Tensor):
         return leaf.detach().clone()
     if leaf is None or isinstance(leaf, (int, float, str, bytes)):
@@ -91,7 +91,7 @@ def first_examples(batch: B, count: int) -> B:
         ) from None
 
 
-def _cut(leaf: Any, total: int, count: int) -> Any:
+def _cut(leaf: object, total: int, count: int) -> Any:
     if isinstance(leaf, Tensor):
         if leaf.ndim and leaf.shape[0] != total:
             raise LookupError(f"it holds a tensor of shape {tuple(leaf.shape)}")

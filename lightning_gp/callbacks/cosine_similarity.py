@@ -11,7 +11,7 @@ from torch import Tensor
 from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
-from lightning_gp.callbacks.losses import ModuleLoss, Piece
+from lightning_gp.callbacks.losses import AnyLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.contracts import Key
@@ -74,7 +74,7 @@ class CosineSimilarity(Probe):
         if self.loss is not None and not self.loss.by_environment and dataloader_idx == 0:
             self.validation.offer(batch, (0, batch_idx))
 
-    def check(self, loss: ModuleLoss, piece: Piece) -> None:
+    def check(self, loss: AnyLoss, piece: Piece) -> None:
         """The gradients of both sets, where there are two."""
         super().check(loss, piece)
         if isinstance(piece, Environments) and piece.query is not None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
@@ -116,7 +117,7 @@ class GradientNorm(Probe):
 
     # -- at the training step -----------------------------------------------------------------------------------
 
-    def on_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any, position: int) -> None:
+    def on_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, position: int) -> None:
         """Notes the norms."""
         super().on_step(trainer, pl_module, optimizer, position)
         if self.loss is not None:

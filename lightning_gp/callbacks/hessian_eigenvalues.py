@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
-from lightning_gp.callbacks.losses import EnvironmentLoss, ModuleLoss, Piece
+from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
 from lightning_gp.contracts import Key
@@ -127,14 +127,14 @@ class HessianEigenvalues(Probe):
         if not any(isinstance(each, torch.nn.UninitializedParameter) for each in self.loss.parameters().values()):
             self._check_k(self.loss)
 
-    def check(self, loss: ModuleLoss, piece: Piece) -> None:
+    def check(self, loss: AnyLoss, piece: Piece) -> None:
         """One product, and k again, for parameters that are made by the first forward pass."""
         self._check_k(loss)
         function = loss.objectives if self.objective == "training" else loss.losses
         product = hessian_vector_product(lambda theta: function(theta, piece).mean(), loss.parameters())
         product(product.gradient)
 
-    def _check_k(self, loss: ModuleLoss) -> None:
+    def _check_k(self, loss: AnyLoss) -> None:
         size = sum(parameter.numel() for parameter in loss.parameters().values())
         if size < self.k:
             raise ValueError(

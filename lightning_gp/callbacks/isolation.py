@@ -120,7 +120,7 @@ def _forked_rng(device: torch.device, seed: int) -> Iterator[None]:
         set_random_state(device, before)
 
 
-def _nothing(*args: Any, **kwargs: Any) -> None:
+def _nothing(*args: object, **kwargs: object) -> None:
     return None
 
 
@@ -132,8 +132,8 @@ class _Silence:
             raise AttributeError(name)
         return self
 
-    def __call__(self, *args: Any, **kwargs: Any) -> _Silence:
+    def __call__(self, *args: object, **kwargs: object) -> _Silence:
         return self
 
-    def __getitem__(self, key: Any) -> _Silence:
+    def __getitem__(self, key: object) -> _Silence:
         return self

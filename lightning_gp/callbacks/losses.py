@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from lightning_gp._lightning import LightningModule, takes
 from lightning_gp.callbacks.batches import copied, example_count
 from lightning_gp.contracts import MeasuresEnvironments, Objective
-from lightning_gp.environments import Environments, as_batches, chunks_of, count_of
+from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, chunks_of, count_of
 from lightning_gp.functional.gradients import gradients_of_losses
 from lightning_gp.types import Parameters, Split
 
@@ -39,9 +39,10 @@ class Indexed(NamedTuple):
 
 Piece: TypeAlias = Environments | Indexed
 """What is computed at once: some environments, or one batch."""
+P = TypeVar("P", Environments, Indexed)
 
 
-class ModuleLoss:
+class ModuleLoss(Generic[P]):
     """The losses of a module on pieces of a probe batch, as functions of its parameters.
 
     Attributes:
@@ -80,25 +81,25 @@ class ModuleLoss:
         """θ: the trainable parameters by name, the very tensors that training changes."""
         return {name: value for name, value in self.module.named_parameters() if value.requires_grad}
 
-    def pieces(self, batch: Any, index: int = 0) -> list[Any]:
+    def pieces(self, batch: object, index: int = 0) -> list[P]:
         """The batch in parts that are computed at once.
 
         Args:
             batch: of the type that training takes.
             index: the index that it had in its epoch.
         """
-        return [Indexed(batch, index)]
+        raise NotImplementedError(f"{type(self).__name__} must define pieces(batch, index).")
 
     @property
     def shares_examples(self) -> bool:
         """Whether other processes hold more examples of the same environments."""
         return False
 
-    def count(self, piece: Any) -> int:
+    def count(self, piece: P) -> int:
         """How much a piece weighs in a mean: its number of environments, or of examples."""
-        return example_count(piece.batch) or 1
+        raise NotImplementedError(f"{type(self).__name__} must define count(piece).")
 
-    def losses(self, parameters: Parameters, piece: Any, split: Split = "query") -> Tensor:
+    def losses(self, parameters: Parameters, piece: P, split: Split = "query") -> Tensor:
         """One loss per environment (E,), or a scalar ().
 
         Raises:
@@ -106,16 +107,16 @@ class ModuleLoss:
         """
         raise NotImplementedError(f"{type(self).__name__} must define losses(parameters, piece, split).")
 
-    def objectives(self, parameters: Parameters, piece: Any) -> Tensor:
+    def objectives(self, parameters: Parameters, piece: P) -> Tensor:
         """What training minimises, shaped as ``losses``."""
         return self.losses(parameters, piece)
 
-    def gradients(self, parameters: Parameters, piece: Any, split: Split = "query") -> Parameters:
+    def gradients(self, parameters: Parameters, piece: P, split: Split = "query") -> Parameters:
         """∇L_τ(θ) of each environment, tensors (E, *shape); E = 1 for a scalar loss."""
         return gradients_of_losses(lambda theta: self.losses(theta, piece, split).reshape(-1), parameters)
 
 
-class EnvironmentLoss(ModuleLoss):
+class EnvironmentLoss(ModuleLoss[Environments]):
     """The second way: ``module.environment_losses``.
 
     Attributes:
@@ -135,7 +136,7 @@ class EnvironmentLoss(ModuleLoss):
         """The network's trainable parameters."""
         return {name: value for name, value in self.complete({}).items() if value.requires_grad}
 
-    def pieces(self, batch: Any, index: int = 0) -> list[Environments]:
+    def pieces(self, batch: EnvironmentBatch, index: int = 0) -> list[Environments]:  # type: ignore[override]
         """Chunks of environments, cut as training cuts them where the module knows how."""
         batches = as_batches(batch)
         return batches if self.objective is None else self.objective.pieces(batches)
@@ -179,7 +180,7 @@ class EnvironmentLoss(ModuleLoss):
         return {**own, **parameters}
 
 
-class FunctionLoss(ModuleLoss):
+class FunctionLoss(ModuleLoss[Indexed]):
     """The first and the third way: a function of the module and a batch, run as it is.
 
     Nothing is swapped: weights that the function reaches in whatever way (a list made in ``__init__``, the optimizer's
@@ -210,6 +211,14 @@ class FunctionLoss(ModuleLoss):
                     known.add(id(value))
         return found
 
+    def pieces(self, batch: object, index: int = 0) -> list[Indexed]:
+        """The whole batch."""
+        return [Indexed(batch, index)]
+
+    def count(self, piece: Indexed) -> int:
+        """Number of examples."""
+        return example_count(piece.batch) or 1
+
     def losses(self, parameters: Parameters, piece: Indexed, split: Split = "query") -> Tensor:
         """The function's value at the module's own parameters."""
         # A step may change its batch in place.
@@ -224,7 +233,11 @@ class FunctionLoss(ModuleLoss):
         return losses
 
 
-def find_loss(module: LightningModule, loss_fn: LossFunction | None, owner: str) -> ModuleLoss:
+AnyLoss: TypeAlias = ModuleLoss[Any]
+"""The losses of environments, or of whole batches."""
+
+
+def find_loss(module: LightningModule, loss_fn: LossFunction | None, owner: str) -> AnyLoss:
     """The loss of any LightningModule.
 
     Args:
@@ -252,7 +265,7 @@ def find_loss(module: LightningModule, loss_fn: LossFunction | None, owner: str)
     return FunctionLoss(module, _training_step, "training_step")
 
 
-def _training_step(module: LightningModule, batch: Any, index: int) -> Any:
+def _training_step(module: LightningModule, batch: object, index: int) -> Any:
     """What Lightning calls, as Lightning calls it."""
     with_index = takes(module.training_step, "batch_idx", min_args=2)
     output = module.training_step(batch, index) if with_index else module.training_step(batch)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lightning_gp.callbacks.losses import ModuleLoss, Skipped
+from lightning_gp.callbacks.losses import AnyLoss, Skipped
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
 from lightning_gp.environments import examples_of
@@ -43,7 +43,7 @@ class Measurement:
         again: puts back what a piece has changed, so that the next begins with the same state.
     """
 
-    loss: ModuleLoss
+    loss: AnyLoss
     pieces: list[Any]
     counts: list[int]
     total: float
@@ -52,7 +52,7 @@ class Measurement:
     again: Callable[[], None]
 
     @classmethod
-    def of(cls, loss: ModuleLoss, batch: ProbeBatch, ranks: Ranks, again: Callable[[], None]) -> Measurement:
+    def of(cls, loss: AnyLoss, batch: ProbeBatch, ranks: Ranks, again: Callable[[], None]) -> Measurement:
         """Cuts a probe batch into pieces and counts them over all processes."""
         kept = zip(batch.batches, batch.indices, strict=True)
         pieces = [piece for each, index in kept for piece in loss.pieces(each, index)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
 from lightning_gp.functional.gradients import dense
@@ -44,7 +45,7 @@ class OuterPath:
         self.lengths.append(_distance(self.parameters, self.last))
         torch._foreach_copy_(self.last, [parameter.detach() for parameter in self.parameters])
 
-    def add_gradient(self, optimizer: Any, position: int) -> None:
+    def add_gradient(self, optimizer: Optimizer, position: int) -> None:
         """Keeps the norm of the gradient with which an optimizer is about to step.
 
         Args:

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
-from lightning_gp.callbacks.losses import EnvironmentLoss, ModuleLoss, Piece
+from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.outer_path import OuterPath
 from lightning_gp.contracts import Adapts, Key
@@ -91,7 +92,7 @@ class PhaseAmplitudeConsistency(Probe):
                 "methods inner_loop and predict of the MAML family; leave prototype False."
             )
 
-    def check(self, loss: ModuleLoss, piece: Piece) -> None:
+    def check(self, loss: AnyLoss, piece: Piece) -> None:
         """One inner loop."""
         self._of(loss, piece)
 
@@ -103,7 +104,7 @@ class PhaseAmplitudeConsistency(Probe):
                 found.setdefault(f"linearity/{name}", []).append(value)
         return Report({key: measurement.mean_over_environments(torch.cat(values)) for key, values in found.items()})
 
-    def _of(self, loss: ModuleLoss, piece: Piece) -> dict[str, Tensor]:
+    def _of(self, loss: AnyLoss, piece: Piece) -> dict[str, Tensor]:
         """What is measured, (E,), of each environment of a piece."""
         assert isinstance(loss, EnvironmentLoss)
         assert isinstance(piece, Environments)
@@ -135,7 +136,7 @@ class PhaseAmplitudeConsistency(Probe):
         if self._path is not None and self.every_n_steps is None:
             self._path.begin()
 
-    def on_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any, position: int) -> None:
+    def on_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, position: int) -> None:
         """Notes the gradient's norm."""
         super().on_step(trainer, pl_module, optimizer, position)
         self._stepped = True

@@ -227,7 +227,7 @@ class Array(Place["np.ndarray[Any, Any]"]):
             np.copyto(self.thing, self.saved)
 
 
-def place_of(thing: Any, large: bool) -> Place[Any] | None:
+def place_of(thing: object, large: bool) -> Place[Any] | None:
     """How a thing of any type but those with ``__dict__`` is remembered; None for what cannot change or be seen to.
 
     Args:
@@ -264,12 +264,12 @@ def place_of(thing: Any, large: bool) -> Place[Any] | None:
     return _container(thing)
 
 
-def in_c(thing: Any) -> Place[Any]:
+def in_c(thing: object) -> Place[Any]:
     """What Python cannot look into, by how it would be pickled."""
     return Watched(thing, _written)
 
 
-def attributes(thing: Any) -> list[Place[Any]]:
+def attributes(thing: object) -> list[Place[Any]]:
     """What an object holds under names: its ``__dict__``, and the slots of its classes."""
     found: list[Place[Any]] = []
     own = getattr(thing, "__dict__", None)
@@ -322,7 +322,7 @@ def variables(thing: type | FunctionType, scope: dict[str, Any], names: set[str]
     return Container(thing, read, write, ".{}" if isinstance(thing, type) else ": {}")
 
 
-def _container(thing: Any) -> Container | None:
+def _container(thing: object) -> Container | None:
     base: Any
     for base in (OrderedDict, dict):
         if isinstance(thing, base):
@@ -441,14 +441,14 @@ def _reduced(iterator: Any) -> Any:
             return None
 
 
-def _written(thing: Any) -> Any:
+def _written(thing: object) -> Any:
     try:
         return pickle.dumps(thing)
     except Exception:
         return None
 
 
-def _equal(left: Any, right: Any) -> bool:
+def _equal(left: object, right: object) -> bool:
     if isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
         return len(left) == len(right) and all(map(_equal, left, right))
     if isinstance(left, dict) and isinstance(right, dict):

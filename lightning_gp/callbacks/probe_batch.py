@@ -147,7 +147,7 @@ class ProbeBatch:
         return parts
 
 
-def _to_cpu(leaf: Any) -> Any:
+def _to_cpu(leaf: object) -> object:
     return leaf.cpu() if isinstance(leaf, Tensor) else leaf
 
 
@@ -155,7 +155,7 @@ def _small(leaves: list[Any]) -> bool:
     return sum(leaf.nbytes for leaf in pytree.tree_leaves(leaves) if isinstance(leaf, Tensor)) <= MAX_SAVED_BYTES
 
 
-def _leaves(batch: Any) -> list[Any] | None:
+def _leaves(batch: object) -> list[Any] | None:
     """What ``torch.load(weights_only=True)`` reads; None for a batch with tensors in objects, which it does not."""
     leaves = pytree.tree_leaves(batch)
     plain = [leaf is None or isinstance(leaf, (Tensor, str, int, float, bool)) for leaf in leaves]
@@ -164,7 +164,7 @@ def _leaves(batch: Any) -> list[Any] | None:
     return [leaf if each else None for each, leaf in zip(plain, leaves, strict=True)]
 
 
-def _restored(saved: list[list[Any]], example: Any) -> list[Any]:
+def _restored(saved: list[list[Any]], example: object) -> list[Any]:
     leaves, structure = pytree.tree_flatten(example)
     if any(len(each) != len(leaves) for each in saved):
         warnings.warn(
@@ -173,7 +173,7 @@ def _restored(saved: list[list[Any]], example: Any) -> list[Any]:
         )
         return []
 
-    def placed(old: Any, new: Any) -> Any:
+    def placed(old: object, new: object) -> object:
         if isinstance(old, Tensor) and isinstance(new, Tensor):
             return old.to(new.device)
         return new if old is None else old

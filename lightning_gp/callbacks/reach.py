@@ -145,7 +145,7 @@ class Snapshot:
         elif _of_the_user(type(thing)):
             yield type(thing), ((".{}", type(thing).__name__),), parent, data
 
-    def _places(self, thing: Any, data: bool) -> Iterable[Place[Any]]:
+    def _places(self, thing: object, data: bool) -> Iterable[Place[Any]]:
         if isinstance(thing, type):
             return [variables(thing, {}, set())] if _of_the_user(thing) else []
         if isinstance(thing, types.FunctionType):
@@ -164,7 +164,7 @@ class Snapshot:
 
 
 @functools.lru_cache(maxsize=4096)
-def _worth_a_look(kind: Any) -> bool:
+def _worth_a_look(kind: type) -> bool:
     module = str(getattr(kind, "__module__", ""))
     if issubclass(kind, torch.Generator):
         return True
@@ -183,7 +183,7 @@ def _plain(held: Any, data: bool) -> bool:
     return all(issubclass(kind, ATOMS) for kind in kinds)
 
 
-def _of_the_user(thing: Any) -> bool:
+def _of_the_user(thing: object) -> bool:
     module = getattr(thing, "__module__", None) or ""
     return module.partition(".")[0] not in LIBRARIES
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-import torch
+from torch.optim import Optimizer
 
 from lightning_gp._lightning import LightningModule, Trainer
 
@@ -12,7 +12,7 @@ from lightning_gp._lightning import LightningModule, Trainer
 class Listener(Protocol):
     """Who wants to know of steps."""
 
-    def on_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any, position: int) -> None:
+    def on_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, position: int) -> None:
         """An optimizer is about to step; its gradients are there."""
 
 
@@ -40,7 +40,7 @@ class Steps:
         self._told: set[int] = set()  # those of which it knows before the step runs, as with a gradient scaler
         self._handles: list[Any] = []
         for optimizer in trainer.optimizers:
-            if isinstance(optimizer, torch.optim.Optimizer):
+            if isinstance(optimizer, Optimizer):
                 self._known.add(id(optimizer))
                 self._handles.append(optimizer.register_step_pre_hook(self._begin))
                 self._handles.append(optimizer.register_step_post_hook(self._finish))
@@ -51,9 +51,9 @@ class Steps:
             handle.remove()
         self._handles = []
 
-    def by_lightning(self, optimizer: Any) -> None:
+    def by_lightning(self, optimizer: object) -> None:
         """Lightning says that the gradients for a step of an optimizer are there."""
-        raw = getattr(optimizer, "_optimizer", optimizer)  # what wraps it in manual optimization
+        raw = cast(Optimizer, getattr(optimizer, "_optimizer", optimizer))  # what wraps it in manual optimization
         key = id(raw)
         if key in self._inside and key not in self._due:
             return  # a further evaluation of the closure
@@ -62,7 +62,7 @@ class Steps:
         self._due.discard(key)
         self._tell(raw)
 
-    def _begin(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) -> Any:
+    def _begin(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Torch says that an optimizer's ``step`` has been called."""
         key = id(optimizer)
         self._inside.add(key)
@@ -84,16 +84,16 @@ class Steps:
             ((optimizer, evaluated, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": evaluated})
         )
 
-    def _finish(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: dict[str, Any]) -> None:
+    def _finish(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._inside.discard(id(optimizer))
         self._due.discard(id(optimizer))
 
-    def _by_hand(self, optimizer: Any) -> None:
+    def _by_hand(self, optimizer: Optimizer) -> None:
         if id(optimizer) in self._due:
             self._due.discard(id(optimizer))
             self.by_hand += 1
             self._tell(optimizer)
 
-    def _tell(self, optimizer: Any) -> None:
+    def _tell(self, optimizer: Optimizer) -> None:
         position = next((i for i, each in enumerate(self.trainer.optimizers) if each is optimizer), -1)
         self.listener.on_step(self.trainer, self.pl_module, optimizer, position)
