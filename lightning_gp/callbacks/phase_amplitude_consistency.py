@@ -17,6 +17,7 @@ from lightning_gp.callbacks.outer_path import OuterPath
 from lightning_gp.contracts import Adapts, Key
 from lightning_gp.environments import Environments, examples_of
 from lightning_gp.functional.adaptation import Trajectory, over_environments
+from lightning_gp.functional.inner_loop import run
 from lightning_gp.functional.linearised import Predict
 from lightning_gp.functional.linearity import amplitude_consistency, phase_consistency
 from lightning_gp.functional.prototype import prototype_agreement, prototype_cosine, prototype_scores
@@ -110,7 +111,7 @@ class PhaseAmplitudeConsistency(Probe):
         assert isinstance(piece, Environments)
         assert isinstance(loss.objective, Adapts)
         theta = loss.complete(loss.parameters())
-        trajectory = loss.objective.inner_loop().adapt(theta, piece.support, final_gradient=True, create_graph=False)
+        trajectory = run(loss.objective.inner_loop(), theta, piece.support, final_gradient=True, create_graph=False)
         values = {
             "phase_consistency": phase_consistency(trajectory),
             "amplitude_consistency": amplitude_consistency(trajectory),

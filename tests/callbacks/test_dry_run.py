@@ -6,8 +6,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_gp import ERM
-from lightning_gp.callbacks import CosineSimilarity, GradientNorm, HessianEigenvalues, PhaseAmplitudeConsistency
-from lightning_gp.functional.inner_loop import InnerLoop
+from lightning_gp.callbacks import (
+    CosineSimilarity,
+    GradientNorm,
+    HessianEigenvalues,
+    PhaseAmplitudeConsistency,
+    phase_amplitude_consistency,
+)
 from lightning_gp.networks import SinusoidMLP
 from tests.callbacks.callback_cases import (
     Classifier,
@@ -99,14 +104,14 @@ def test_environments(tmp_path):
 
 
 def test_an_inner_loop(tmp_path, monkeypatch):
-    plain = InnerLoop.adapt
+    plain = phase_amplitude_consistency.run
 
     def without_gradient_at_the_end(*arguments, final_gradient=False, **options):
         if final_gradient:
             raise NotImplementedError("no gradient at the end")
         return plain(*arguments, **options)
 
-    monkeypatch.setattr(InnerLoop, "adapt", without_gradient_at_the_end)
+    monkeypatch.setattr(phase_amplitude_consistency, "run", without_gradient_at_the_end)
     module = sinusoid_maml()
     refused(
         tmp_path, module, sinusoid_data(), PhaseAmplitudeConsistency(), "gradient at the end", NotImplementedError
