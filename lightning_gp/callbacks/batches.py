@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from lightning_gp.callbacks.places import attributes
+from lightning_gp.callbacks.kinds import attributes
 
 B = TypeVar("B")
 

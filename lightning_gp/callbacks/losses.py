@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_gp._lightning import LightningModule, takes
 from lightning_gp.callbacks.batches import copied, example_count
+from lightning_gp.callbacks.loss_checks import THREE_WAYS, checked, refuse_reentrant
 from lightning_gp.contracts import MeasuresEnvironments, Objective
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, chunks_of, count_of
 from lightning_gp.functional.gradients import gradients_of_losses
@@ -18,12 +19,6 @@ from lightning_gp.types import Parameters, Split
 
 LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 """``loss_fn(module, batch)``: a scalar, or one loss per environment (E,)."""
-
-THREE_WAYS = (
-    "A probe finds a loss in one of three ways: (1) loss_fn=..., given to the callback, a function of (module, batch) "
-    "that returns a scalar or one loss per environment; (2) a method environment_losses(parameters, environments, "
-    "split) of the module; (3) the module's own training_step, if it uses automatic optimization."
-)
 
 
 class Skipped(Exception):  # noqa: N818 (no error: the module says so)
@@ -71,9 +66,9 @@ class ModuleLoss(Generic[P]):
         Raises:
             ValueError: if they cannot be differentiated by the parameters.
         """
-        values = _checked(losses, name, environments)
+        values = checked(losses, name, environments)
         if not self._looked_into:
-            _refuse_reentrant(values, name)
+            refuse_reentrant(values, name)
             self._looked_into = True
         return values
 
@@ -272,47 +267,3 @@ def _training_step(module: LightningModule, batch: object, index: int) -> Any:
     if output is None:
         raise Skipped
     return output["loss"] if isinstance(output, Mapping) and "loss" in output else output
-
-
-def _refuse_reentrant(losses: Tensor, name: str) -> None:
-    pending = [losses.grad_fn]
-    seen = set(pending)
-    while pending:
-        node = pending.pop()
-        if node is None:
-            continue
-        if node.name() == "CheckpointFunctionBackward":
-            raise ValueError(
-                f"{name} uses reentrant activation checkpointing, through which autograd gives no gradient by chosen "
-                "parameters, but zeros. Use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)."
-            )
-        following = {child for child, _ in node.next_functions} - seen
-        seen |= following
-        pending.extend(following)
-
-
-def _checked(losses: object, name: str, environments: int | None = None) -> Tensor:
-    """``losses`` in at least float32, if they are what was asked for: one for each of so many environments."""
-    if not isinstance(losses, Tensor):
-        raise ValueError(f"{name} returned {type(losses).__name__}; a probe needs a scalar loss tensor. {THREE_WAYS}")
-    if name == "training_step" and losses.numel() == 1:
-        losses = losses.reshape(())
-    if losses.ndim > (0 if name == "training_step" else 1) or losses.numel() == 0:
-        allowed = "a scalar" if name == "training_step" else "a scalar, or one loss per environment (E,)"
-        raise ValueError(
-            f"{name} returned a tensor of shape {tuple(losses.shape)}; allowed is {allowed}: take its mean. "
-            f"{THREE_WAYS}"
-        )
-    if environments is not None and losses.shape != (environments,):
-        raise ValueError(
-            f"{name} returned a tensor of shape {tuple(losses.shape)} for {environments} environments; it must return "
-            f"one loss per environment, shape ({environments},): take the mean over examples, not over environments."
-        )
-    if not losses.requires_grad:
-        raise ValueError(
-            f"The loss that {name} returned does not depend on the module's trainable parameters: there is nothing to "
-            "measure. Compute it from them, without detach(), no_grad() or .item(), or pass another loss_fn=."
-        )
-    half = losses.dtype in (torch.float16, torch.bfloat16)
-    checked: Tensor = losses.float() if half else losses
-    return checked

@@ -16,7 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_gp._lightning import LightningDataModule, pl
-from lightning_gp.callbacks.places import Container, Numbers, Place, attributes, in_c, place_of, variables
+from lightning_gp.callbacks.kinds import attributes, in_c, place_of, variables
+from lightning_gp.callbacks.places import Container, Numbers, Place
 
 T = TypeVar("T")
 Label: TypeAlias = tuple[tuple[str, object], ...]
