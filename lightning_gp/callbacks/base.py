@@ -83,6 +83,7 @@ class Probe(Callback):
         prefix: put in front of every key. Several instances of one class need different prefixes.
 
     Raises:
+        TypeError: if an argument is of the wrong type.
         ValueError: if an argument is out of range. In ``setup``: if no loss is found, or the strategy shards
             parameters. Before the first optimizer step: if the loss is not a scalar, not one per environment, does
             not depend on the parameters, changes what cannot be put back, or has another gradient than training; if
@@ -105,8 +106,8 @@ class Probe(Callback):
         checks.text(prefix=prefix)
         checks.whole(1, every_n_epochs=every_n_epochs)
         checks.optional_whole(1, every_n_steps=every_n_steps, probe_size=probe_size)
-        if loss_fn is not None:
-            checks.function(loss_fn=loss_fn)
+        if loss_fn is not None and not callable(loss_fn):
+            raise TypeError(f"loss_fn={loss_fn!r} must be a function of (module, batch) that returns the loss.")
         self.loss_fn, self.prefix, self.probe_size = loss_fn, prefix, probe_size
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.begin()
