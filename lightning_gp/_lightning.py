@@ -33,9 +33,18 @@ if TYPE_CHECKING:
 else:
     pl = importlib.import_module(NAMESPACE)
 
+takes = importlib.import_module(f"{NAMESPACE}.utilities.signature_utils").is_param_in_hook_signature
+"""By which Lightning decides what it hands to a step."""
 Callback = pl.Callback
 LightningDataModule = pl.LightningDataModule
 LightningModule = pl.LightningModule
 Trainer = pl.Trainer
 
-__all__ = ["NAMESPACE", "Callback", "LightningDataModule", "LightningModule", "Trainer", "pl"]
+
+def callbacks_of(trainer: pl.Trainer) -> list[pl.Callback]:
+    """The Trainer's callbacks, which it does not declare."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+__all__ = ["NAMESPACE", "Callback", "LightningDataModule", "LightningModule", "Trainer", "callbacks_of", "pl", "takes"]

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
+from typing import Any, ClassVar
 
 import torch
+from torch.optim import Optimizer
 
-from lightning_gp._lightning import Callback
-from lightning_gp.callbacks.isolation import isolated
-from lightning_gp.callbacks.losses import LossFunction, ModuleLoss, find_loss
+from lightning_gp import checks
+from lightning_gp._lightning import Callback, LightningModule, Trainer, callbacks_of
+from lightning_gp.callbacks.agreement import Before, check_agreement
+from lightning_gp.callbacks.batches import copied
+from lightning_gp.callbacks.isolation import Isolation, isolated
+from lightning_gp.callbacks.losses import (
+    AnyLoss,
+    FunctionLoss,
+    Indexed,
+    LossFunction,
+    ModuleLoss,
+    Piece,
+    Skipped,
+    find_loss,
+)
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
+from lightning_gp.callbacks.steps import Steps
+from lightning_gp.contracts import Key
 from lightning_gp.environments import chunks_of
 from lightning_gp.loggers import log_figures
 
@@ -25,14 +42,23 @@ class Probe(Callback):
     """Measures something of a module on a fixed probe batch, once per epoch or every n steps.
 
     A subclass defines ``measure``. **The loss** is found in this order: ``loss_fn``; the module's
-    ``environment_losses``; the module's own ``training_step``, run in isolation (nothing logged; random numbers,
-    buffers, modes, metrics and attributes put back), with automatic optimization only. It is computed without
-    autocast, in the parameters' own precision and at least float32.
+    ``environment_losses``; the module's own ``training_step``, with automatic optimization only. It is run as it is, at
+    the module's own parameters, and differentiated by these; ``loss_fn`` and ``training_step`` may reach them in any
+    way. It is computed without autocast, in the parameters' own precision and at least float32. A batch for which the
+    step returns None is passed over.
+
+    **Training is bitwise what it is without the callback.** What the code changes is put back by value: random numbers
+    of Python, numpy and torch, and all that hangs on the module, its Trainer and ``loss_fn`` (weights, ``.grad``,
+    buffers, hooks, metrics, generators, attributes of any objects, closures, iterators, classes and module variables of
+    the user's code, optimizers, schedulers, loops). Nothing is logged meanwhile. The dry run compares everything and
+    refuses what it could not put back. It does not see what is written and closed (files, prints, network), what other
+    threads do, loggers, and the single items of data sets of more than 1,000.
 
     **The probe batch** is copied from the first training batches of the fit (until the first measurement, or the end of
-    the epoch), before the step could change them, and stays on their device. No data loader is asked for it.
-    Checkpoints hold it (up to 64 MB, every process's share, one copy for all probes), so a resumed run goes on with the
-    same batch; if it is larger, or the number of processes has changed, a resumed run takes a new one.
+    the epoch), before the step could change them, and stays on their device; batches may be of any type that can be
+    deep-copied. No data loader is asked for it. Checkpoints hold it (up to 64 MB, every process's share, one copy for
+    all probes; tensors in lists, tuples and dicts), so a resumed run goes on with the same batch; otherwise, or if the
+    number of processes has changed, a resumed run takes a new one.
 
     **Values** are logged with ``pl_module.log`` at the end of the training epoch (after validation), or with
     ``every_n_steps`` after those optimizer steps; they are in ``trainer.callback_metrics`` and full precision in
@@ -41,7 +67,9 @@ class Probe(Callback):
     A NaN or infinite loss is logged as such.
 
     **A dry run** on one environment (one batch, for modules without environments) right before the first optimizer step
-    of a fit refuses what could not be measured later: ``check`` does once what ``measure`` will do, in isolation too.
+    of a fit refuses what could not be measured later: ``check`` does once what ``measure`` will do. A ``training_step``
+    must give the gradient that training has just left in ``.grad``, from the state and random numbers with which it
+    began; this is not compared with accumulation, several processes, lower precision, or hooks on the backward pass.
 
     **Processes**: gradients and Hessian products are summed over processes before a statistic is taken, numbers of
     environments as sum and count; every process logs the same value.
@@ -55,10 +83,17 @@ class Probe(Callback):
         prefix: put in front of every key. Several instances of one class need different prefixes.
 
     Raises:
+        TypeError: if an argument is of the wrong type.
         ValueError: if an argument is out of range. In ``setup``: if no loss is found, or the strategy shards
-            parameters. Before the first optimizer step: if the loss is not a scalar, not one per environment, or does
-            not depend on the parameters.
+            parameters. Before the first optimizer step: if the loss is not a scalar, not one per environment, does
+            not depend on the parameters, changes what cannot be put back, or has another gradient than training; if
+            ``probe_size`` would cut a batch of which it cannot be seen what an example is.
     """
+
+    keys: ClassVar[tuple[Key, ...]] = ()
+    """What it logs, without the prefix; ``{keys}`` in the docstring of a subclass becomes their table."""
+    keeps_graph: ClassVar[bool] = False
+    """Whether it differentiates again what other batches have been added to."""
 
     def __init__(
         self,
@@ -68,34 +103,40 @@ class Probe(Callback):
         probe_size: int | None = None,
         prefix: str = "",
     ) -> None:
+        checks.text(prefix=prefix)
+        checks.whole(1, every_n_epochs=every_n_epochs)
+        checks.optional_whole(1, every_n_steps=every_n_steps, probe_size=probe_size)
         if loss_fn is not None and not callable(loss_fn):
-            raise ValueError(f"loss_fn={loss_fn!r} must be a function of (module, batch) that returns the loss.")
-        if not isinstance(prefix, str):
-            raise ValueError(f"prefix={prefix!r} must be text, such as 'probe/'; '' for none.")
-        for argument, value in (
-            ("every_n_epochs", every_n_epochs),
-            ("every_n_steps", every_n_steps),
-            ("probe_size", probe_size),
-        ):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{argument}={value!r} must be a whole number of at least 1.")
+            raise TypeError(f"loss_fn={loss_fn!r} must be a function of (module, batch) that returns the loss.")
         self.loss_fn, self.prefix, self.probe_size = loss_fn, prefix, probe_size
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
-        self.values: dict[str, float] = {}
-        self.loss: ModuleLoss | None = None
-        self.batch = ProbeBatch()
-        self._measured_at: tuple[int, int] | None = None
-        self._checked = False
-        self._steps_seen = 0
-        self._cost_logged = False
+        self.begin()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        rows = [f"    | ``{key.name}`` | {key.meaning} | {key.range} |" for key in cls.keys]
+        table = "\n".join(["    | key | meaning | range |", "    |---|---|---|", *rows])
+        cls.__doc__ = (cls.__doc__ or "").replace("    {keys}", table)
 
     # -- for subclasses -----------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """A fit begins: whatever an earlier one has left is forgotten. Called by ``__init__`` too."""
+        self.values: dict[str, float] = {}
+        self.loss: AnyLoss | None = None
+        self.batch = ProbeBatch()
+        self._measured_at: tuple[int, int] | None = None
+        self._checked = self._cost_logged = False
+        self._steps: Steps | None = None
+        self._steps_seen = 0
+        self._trained: Indexed | None = None
+        self._before: Before | None = None
 
     def measure(self, measurement: Measurement) -> Report:
         """What to log, without the prefix; runs inside ``isolated``."""
         raise NotImplementedError(f"{type(self).__name__} must define measure(measurement).")
 
-    def check(self, loss: ModuleLoss, piece: Any) -> None:
+    def check(self, loss: AnyLoss, piece: Piece) -> None:
         """Does what ``measure`` will do, once, on a piece of this process: no collective calls. Raises what it would.
 
         Runs inside ``isolated``; by default the gradient of every environment of ``piece`` is computed.
@@ -106,11 +147,11 @@ class Probe(Callback):
         """
         loss.gradients(loss.parameters(), piece)
 
-    def needs_loss(self, pl_module: Any) -> bool:
+    def needs_loss(self, pl_module: LightningModule) -> bool:
         """Whether this callback runs the module on a probe batch at all."""
         return True
 
-    def report_without_probe(self, trainer: Any, pl_module: Any) -> Report:
+    def report_without_probe(self, trainer: Trainer, pl_module: LightningModule) -> Report:
         """What to log where ``needs_loss`` is False."""
         raise NotImplementedError(f"{type(self).__name__} must define report_without_probe(trainer, pl_module).")
 
@@ -121,7 +162,7 @@ class Probe(Callback):
         """Different for instances with different prefixes."""
         return str(self._generate_state_key(prefix=self.prefix))
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses what cannot work, before training starts."""
         if stage != "fit":
             return
@@ -131,39 +172,99 @@ class Probe(Callback):
                 f"{type(self).__name__} needs whole parameters, but {strategy} shards them. Use strategy='ddp' or a "
                 "single device, or remove this callback."
             )
+        self.begin()
         self.loss = find_loss(pl_module, self.loss_fn, type(self).__name__) if self.needs_loss(pl_module) else None
-        self._measured_at, self._cost_logged, self._checked = None, False, False
         if self.loss is not None:
             self.batch = self._shared_batch(trainer, self.loss)
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Steps are counted from where a resumed run begins."""
-        self._steps_seen = trainer.global_step
+        self._steps = Steps(self, trainer, pl_module)
+        self._steps_seen = self.steps(trainer)
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Optimizers are no longer watched."""
+        if self._steps is not None:
+            self._steps.end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Optimizers are no longer watched."""
+        self.on_train_end(trainer, pl_module)
+
+    def steps(self, trainer: Trainer) -> int:
+        """Optimizer steps so far, those included that manual optimization takes behind Lightning's back."""
+        return trainer.global_step + (self._steps.by_hand if self._steps is not None else 0)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Copies the first batches."""
-        if self.loss is not None:
-            self.batch.offer(batch, (trainer.current_epoch, batch_idx))
+        if self.loss is None:
+            return
+        self.batch.offer(batch, (trainer.current_epoch, batch_idx))
+        if not self._checked and isinstance(self.loss, FunctionLoss):
+            self._trained = Indexed(copied(batch), batch_idx)
+            self._before = Before.of(trainer, self.loss, ALONE)
 
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Refuses what cannot be measured, before the first step changes a weight."""
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Lightning's word for a step; see ``on_step``."""
+        if self._steps is not None:
+            self._steps.by_lightning(optimizer)
+
+    def on_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, position: int) -> None:
+        """Refuses what cannot be measured, before the first step changes a weight.
+
+        Called once for each step of each optimizer, also where Lightning does not know of it. The gradients are
+        unscaled, reduced over processes and not yet clipped.
+
+        Args:
+            trainer: the Trainer.
+            pl_module: the module.
+            optimizer: the torch optimizer that is about to step.
+            position: which of the trainer's optimizers it is, −1 for none of them.
+        """
         # Not at the start of the batch: a step may rely on hooks of its module that run later, and lazy parameters are
         # made by the first forward pass.
         if self._checked or self.loss is None or not self.batch.batches:
             return
         self._checked = True
-        with isolated(pl_module):
-            piece = self.loss.pieces(self.batch.batches[0])[0]
-            self.check(self.loss, next(chunks_of(piece, 1)) if self.loss.by_environment else piece)
+        try:
+            if self._trained is not None and self._before is not None:
+                with self._alone(pl_module):
+                    check_agreement(self._before, self._trained, type(self).__name__)
+            with self._alone(pl_module, verify=True) as run:
+                if self._trained is not None:
+                    piece: Piece = self._trained
+                else:
+                    piece = next(chunks_of(self.loss.pieces(self.batch.batches[0])[0], 1))
+                self.check(self.loss, piece)
+                several = self.batch.size is not None and self.loss.live
+                if self.keeps_graph and several and run.snapshot.touched(self.loss.parameters().values()):
+                    raise ValueError(
+                        f"{type(self).__name__} needs all batches of its probe at the same weights, but "
+                        f"{type(pl_module).__name__} writes to its trainable weights while it computes its loss. Leave "
+                        "probe_size=None (one whole batch), or write to them in a hook, such as on_train_batch_start."
+                    )
+        except Skipped:
+            self._checked = False
+        else:
+            self._trained = self._before = None
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def _alone(self, pl_module: LightningModule, verify: bool = False) -> AbstractContextManager[Isolation]:
+        name = type(self).__name__ if verify else ""
+        return isolated(pl_module, apart=ALONE, verify=name, loss_fn=self.loss_fn)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Measures every n steps."""
-        steps = trainer.global_step
+        skipped = outputs is None or (isinstance(outputs, Mapping) and not outputs)
+        if skipped and self.loss is not None and pl_module.automatic_optimization and not self.loss.by_environment:
+            self.batch.withdraw((trainer.current_epoch, batch_idx))
+        steps = self.steps(trainer)
         if self.every_n_steps is not None and steps // self.every_n_steps > self._steps_seen // self.every_n_steps:
             self.run(trainer, pl_module)
         self._steps_seen = steps
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures every n epochs."""
         if self.every_n_steps is None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             self.run(trainer, pl_module)
@@ -178,11 +279,11 @@ class Probe(Callback):
 
     # -- one measurement ----------------------------------------------------------------------------------------
 
-    def run(self, trainer: Any, pl_module: Any) -> None:
+    def run(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures and logs, unless that has been done at this very point of training."""
         if self.just_measured(trainer):
             return
-        self._measured_at = (trainer.current_epoch, trainer.global_step)
+        self._measured_at = (trainer.current_epoch, self.steps(trainer))
         begin = time.perf_counter()
         if self.loss is None:
             report = self.report_without_probe(trainer, pl_module)
@@ -192,8 +293,9 @@ class Probe(Callback):
             (empty,) = ranks.totals(0.0 if self.batch.batches else 1.0)
             if empty:
                 return
-            with isolated(pl_module):
-                report = self.measure(Measurement.of(self.loss, self.batch.batches, ranks))
+            report = Report()
+            with self._alone(pl_module) as run, suppress(Skipped):
+                report = self.measure(Measurement.of(self.loss, self.batch, ranks, run.again))
             self.batch.gather()
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
@@ -205,13 +307,13 @@ class Probe(Callback):
         self._log(trainer, pl_module, logged)
         self._draw(trainer, report)
 
-    def just_measured(self, trainer: Any) -> bool:
+    def just_measured(self, trainer: Trainer) -> bool:
         """Whether the values are those of this very point of training."""
-        return self._measured_at == (trainer.current_epoch, trainer.global_step)
+        return self._measured_at == (trainer.current_epoch, self.steps(trainer))
 
-    def _log(self, trainer: Any, pl_module: Any, values: dict[str, float]) -> None:
+    def _log(self, trainer: Trainer, pl_module: LightningModule, values: dict[str, float]) -> None:
         # All processes have the same values; sync_dist only keeps Lightning from warning about them.
-        options = {"batch_size": 1, "sync_dist": trainer.world_size > 1}
+        options: dict[str, Any] = {"batch_size": 1, "sync_dist": trainer.world_size > 1}
         if self.every_n_steps is None:
             for key, value in values.items():
                 pl_module.log(key, value, on_step=False, on_epoch=True, **options)
@@ -222,17 +324,17 @@ class Probe(Callback):
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
-    def _draw(self, trainer: Any, report: Report) -> None:
+    def _draw(self, trainer: Trainer, report: Report) -> None:
         if report.pictures and self.every_n_steps is None and trainer.is_global_zero and trainer.loggers:
             log_figures(trainer, {self.prefix + key: picture() for key, picture in report.pictures.items()})
 
-    def _shared_batch(self, trainer: Any, loss: ModuleLoss) -> ProbeBatch:
+    def _shared_batch(self, trainer: Trainer, loss: AnyLoss) -> ProbeBatch:
         """One copy of the batch for all probes that want the same."""
         size = self.probe_size or (ENVIRONMENTS if loss.by_environment else None)
-        if size is not None and getattr(loss.module, "shares_examples", False):
+        if size is not None and loss.shares_examples:
             size *= trainer.world_size  # every process keeps its share of each of these environments
         fresh = ProbeBatch(size, loss.by_environment, trainer.global_rank, trainer.world_size)
-        for callback in trainer.callbacks:
+        for callback in callbacks_of(trainer):
             if callback is self:
                 break
             if not isinstance(callback, Probe) or callback.loss is None:
@@ -240,3 +342,7 @@ class Probe(Callback):
             if callback.every_n_steps == self.every_n_steps and callback.batch.like(fresh):
                 return callback.batch
         return fresh
+
+
+ALONE = (Probe, ModuleLoss, ProbeBatch)
+"""What may change while a probe measures."""

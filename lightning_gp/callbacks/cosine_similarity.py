@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gp import checks
+from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
-from lightning_gp.callbacks.losses import ModuleLoss
+from lightning_gp.callbacks.losses import AnyLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
+from lightning_gp.contracts import Key
+from lightning_gp.environments import Environments
 from lightning_gp.functional.gradients import cosine_similarity, pairwise_cosines
 from lightning_gp.plots import cosine_matrix, require_matplotlib
 
@@ -24,11 +28,7 @@ class CosineSimilarity(Probe):
     - Environments without one, or a ``loss_fn`` of one loss per environment: between every two environments.
     - Any other module: the training probe batch against the first validation batches.
 
-    | key | meaning | range |
-    |---|---|---|
-    | ``gradients/cosine`` | the mean of these cosines | [−1, 1] |
-    | ``gradients/cosine_min`` | the smallest between two environments; only without query sets | [−1, 1] |
-    | ``gradients/cosine_matrix`` | picture of all of them, with ``matrix=True``; only without query sets | |
+    {keys}
 
     A cosine with a gradient of length 0 is NaN.
 
@@ -43,30 +43,41 @@ class CosineSimilarity(Probe):
         ValueError: at the first measurement, if there is a single environment and no query set.
     """
 
+    keys = (
+        Key("gradients/cosine", "[−1, 1]", "the mean of these cosines"),
+        Key("gradients/cosine_min", "[−1, 1]", "the smallest between two environments; only without query sets"),
+        Key("gradients/cosine_matrix", "", "picture of all of them, with ``matrix=True``; only without query sets"),
+    )
+
     def __init__(self, matrix: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if matrix:
             require_matplotlib()
+        checks.flag(matrix=matrix)
         self.matrix = matrix
+
+    def begin(self) -> None:
+        """Also forgets the validation batch."""
+        super().begin()
         self.validation = ProbeBatch()
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Also prepares for a validation batch."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
             self.validation = ProbeBatch(self.probe_size, False, trainer.global_rank, trainer.world_size)
 
     def on_validation_batch_start(
-        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Copies the first validation batches, for modules without environments."""
         if self.loss is not None and not self.loss.by_environment and dataloader_idx == 0:
             self.validation.offer(batch, (0, batch_idx))
 
-    def check(self, loss: ModuleLoss, piece: Any) -> None:
+    def check(self, loss: AnyLoss, piece: Piece) -> None:
         """The gradients of both sets, where there are two."""
         super().check(loss, piece)
-        if loss.by_environment and piece.query is not None:
+        if isinstance(piece, Environments) and piece.query is not None:
             loss.gradients(loss.parameters(), piece, "support")
 
     def measure(self, measurement: Measurement) -> Report:
@@ -105,6 +116,6 @@ class CosineSimilarity(Probe):
                 stacklevel=2,
             )
             return Report()
-        other = Measurement.of(measurement.loss, self.validation.batches, measurement.ranks)
+        other = Measurement.of(measurement.loss, self.validation, measurement.ranks, measurement.again)
         (validation,) = other.gradients()
         return Report({"gradients/cosine": float(cosine_similarity(training, validation))})

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
+from lightning_gp import checks
+from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.measurement import Measurement, Report
-from lightning_gp.functional.gradients import gradient_norm
+from lightning_gp.contracts import Key, MeasuresEnvironments
+from lightning_gp.functional.gradients import dense, gradient_norm
 from lightning_gp.plots import histogram as draw_histogram
 from lightning_gp.plots import require_matplotlib
 
@@ -27,12 +31,7 @@ class GradientNorm(Probe):
       epoch's optimizer steps (with ``every_n_steps``: over the steps since the last value). Nothing is run again.
     - A ``loss_fn`` that returns a scalar: the norm of its gradient on the probe batch.
 
-    | key | meaning | range |
-    |---|---|---|
-    | ``gradients/norm`` | see above | [0, ∞) |
-    | ``gradients/norm/<group>`` | the same for a group of parameters, with ``groups`` | [0, ∞) |
-    | ``gradients/norm_<i>`` | of optimizer i, in place of ``gradients/norm``, where there are several | [0, ∞) |
-    | ``gradients/norm_histogram`` | picture, with ``histogram=True``: over environments, or steps | |
+    {keys}
 
     Cost: one forward and backward pass of the probe batch per epoch; at the training step one pass over the gradients
     per step.
@@ -48,6 +47,13 @@ class GradientNorm(Probe):
         ValueError: if ``at`` or ``groups`` is not one of these.
     """
 
+    keys = (
+        Key("gradients/norm", "[0, ∞)", "see above"),
+        Key("gradients/norm/<group>", "[0, ∞)", "the same for a group of parameters, with ``groups``"),
+        Key("gradients/norm_<i>", "[0, ∞)", "of optimizer i, in place of ``gradients/norm``, where there are several"),
+        Key("gradients/norm_histogram", "", "picture, with ``histogram=True``: over environments, or steps"),
+    )
+
     def __init__(
         self,
         at: Literal["auto", "probe", "step"] = "auto",
@@ -56,20 +62,23 @@ class GradientNorm(Probe):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if at not in ("auto", "probe", "step"):
-            raise ValueError(f"at={at!r} is unknown; use 'auto', 'probe' or 'step'.")
+        checks.choice(("auto", "probe", "step"), at=at)
         number = isinstance(groups, int) and not isinstance(groups, bool) and groups >= 1
         if groups is not None and not callable(groups) and not number:
             raise ValueError(f"groups={groups!r} must be a number of name parts of at least 1, or a function of names.")
         if histogram:
             require_matplotlib()
         self.at, self.groups, self.histogram = at, groups, histogram
-        self._steps: dict[str, list[Tensor]] = {}
 
-    def needs_loss(self, pl_module: Any) -> bool:
+    def begin(self) -> None:
+        """Also forgets norms of steps."""
+        super().begin()
+        self._window: dict[str, list[Tensor]] = {}
+
+    def needs_loss(self, pl_module: LightningModule) -> bool:
         """Only where the norm is not taken from the training step."""
         if self.at == "auto":
-            return self.loss_fn is not None or callable(getattr(pl_module, "environment_losses", None))
+            return self.loss_fn is not None or isinstance(pl_module, MeasuresEnvironments)
         return self.at == "probe"
 
     def measure(self, measurement: Measurement) -> Report:
@@ -89,7 +98,7 @@ class GradientNorm(Probe):
             norms[f"gradients/norm/{group}"] = gradient_norm({name: each[name] for name in names})
         return norms
 
-    def _grouped(self, names: Any) -> dict[str, list[str]]:
+    def _grouped(self, names: Iterable[str]) -> dict[str, list[str]]:
         groups: dict[str, list[str]] = {}
         if self.groups is not None:
             for name in names:
@@ -108,41 +117,42 @@ class GradientNorm(Probe):
 
     # -- at the training step -----------------------------------------------------------------------------------
 
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """The gradients are unscaled, reduced over processes and not yet clipped."""
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+    def on_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, position: int) -> None:
+        """Notes the norms."""
+        super().on_step(trainer, pl_module, optimizer, position)
         if self.loss is not None:
             return
-        key = "gradients/norm"
-        if len(trainer.optimizers) > 1:
-            key += f"_{_index(trainer.optimizers, optimizer)}"
-        own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        key = f"gradients/norm_{position}" if len(trainer.optimizers) > 1 else "gradients/norm"
+        names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
         gradients = {
-            name: _dense(parameter.grad).unsqueeze(0)
-            for name, parameter in pl_module.named_parameters()
-            if id(parameter) in own and parameter.grad is not None
+            names.get(id(parameter), f"optimizer.{i}.{k}"): dense(parameter.grad).unsqueeze(0)
+            for i, group in enumerate(optimizer.param_groups)
+            for k, parameter in enumerate(group["params"])
+            if parameter.grad is not None
         }
-        if not gradients:
-            return
-        for suffix, norm in self._norms(gradients).items():
-            self._steps.setdefault(suffix.replace("gradients/norm", key, 1), []).append(norm)
+        if gradients:
+            for suffix, norm in self._norms(gradients).items():
+                self._window.setdefault(suffix.replace("gradients/norm", key, 1), []).append(norm)
 
-    def report_without_probe(self, trainer: Any, pl_module: Any) -> Report:
+    def state_dict(self) -> dict[str, Any]:
+        """The probe batch, and the norms since the last value."""
+        return {
+            **super().state_dict(),
+            "window": {key: torch.cat([each.cpu() for each in norms]) for key, norms in self._window.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores both."""
+        super().load_state_dict(state_dict)
+        self._window = {key: [norms] for key, norms in state_dict.get("window", {}).items()}
+
+    def report_without_probe(self, trainer: Trainer, pl_module: LightningModule) -> Report:
         """Mean over the steps since the last report."""
-        norms = {key: torch.cat(steps).cpu() for key, steps in self._steps.items()}
-        self._steps = {}
+        norms = {key: torch.cat([each.cpu() for each in steps]) for key, steps in self._window.items()}
+        self._window = {}
         report = Report({key: float(each.double().mean()) for key, each in norms.items()})
         if self.histogram:
             for key, each in norms.items():
                 if "/" not in key.removeprefix("gradients/"):
                     report.pictures[f"{key}_histogram"] = partial(draw_histogram, each, "gradient norm of a step")
         return report
-
-
-def _index(optimizers: list[Any], optimizer: Any) -> int:
-    raw = getattr(optimizer, "_optimizer", optimizer)
-    return next(i for i, each in enumerate(optimizers) if each is raw or each is optimizer)
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    return gradient.detach().to_dense() if gradient.is_sparse else gradient.detach()

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
-from lightning_gp.callbacks.losses import ModuleLoss
+from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
+from lightning_gp.contracts import Key
 from lightning_gp.functional.curvature import (
     HessianVectorProduct,
     hessian_eigenvalues,
@@ -69,6 +71,17 @@ class HessianEigenvalues(Probe):
         RuntimeError: before the first optimizer step, if an operation in the loss has no double backward.
     """
 
+    keys = (
+        Key("curvature/eigenvalue_<i>", "(−∞, ∞)", "λ_i, i = 1 … k, largest first"),
+        Key("curvature/residual_<i>", "[0, ∞)", "‖H v_i − λ_i v_i‖: some eigenvalue is within this distance of λ_i"),
+        Key("curvature/products", "[1, ``max_products``]", "Hessian-vector products of this search"),
+        Key("curvature/trace", "(−∞, ∞)", "tr ∇²L(θ), estimated by Hutch++, with ``trace=True``"),
+        Key("curvature/trace_standard_error", "[0, ∞)", "of that estimate"),
+        Key("curvature/spectral_density", "", "picture, with ``density=True``: by stochastic Lanczos quadrature"),
+    )
+
+    keeps_graph = True
+
     def __init__(
         self,
         k: int = 2,
@@ -93,16 +106,19 @@ class HessianEigenvalues(Probe):
             require_matplotlib()
         self.k, self.objective, self.tol, self.max_products = k, objective, tol, max_products
         self.trace, self.density, self.warm_start = trace, density, warm_start
+
+    def begin(self) -> None:
+        """Also forgets what was found."""
+        super().begin()
         self.eigenvalues: Tensor | None = None
         self._start: Tensor | None = None
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Also compares k with the number of parameters."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit" or self.loss is None:
             return
-        self.eigenvalues = None
-        coupled = self.loss.by_environment and getattr(pl_module, "couples_environments", False)
+        coupled = isinstance(self.loss, EnvironmentLoss) and self.loss.couples_environments
         if coupled and self.objective == "training":
             raise ValueError(
                 f"objective='training' adds up environments, but the objective of {type(pl_module).__name__} couples "
@@ -111,14 +127,14 @@ class HessianEigenvalues(Probe):
         if not any(isinstance(each, torch.nn.UninitializedParameter) for each in self.loss.parameters().values()):
             self._check_k(self.loss)
 
-    def check(self, loss: ModuleLoss, piece: Any) -> None:
+    def check(self, loss: AnyLoss, piece: Piece) -> None:
         """One product, and k again, for parameters that are made by the first forward pass."""
         self._check_k(loss)
         function = loss.objectives if self.objective == "training" else loss.losses
         product = hessian_vector_product(lambda theta: function(theta, piece).mean(), loss.parameters())
         product(product.gradient)
 
-    def _check_k(self, loss: ModuleLoss) -> None:
+    def _check_k(self, loss: AnyLoss) -> None:
         size = sum(parameter.numel() for parameter in loss.parameters().values())
         if size < self.k:
             raise ValueError(

@@ -3,130 +3,124 @@
 from __future__ import annotations
 
 import random
-from collections import OrderedDict, deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+
+from lightning_gp._lightning import LightningModule
+from lightning_gp.callbacks.reach import Snapshot
+
+
+class Isolation:
+    """Code that runs in isolation.
+
+    Attributes:
+        snapshot: of everything that the code can reach, from before it ran.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.begin()
+
+    def begin(self) -> None:
+        """Iterators are copies and log methods shadows; putting everything back takes both away again."""
+        self.snapshot.lend()
+        for module in self.snapshot.of_type(LightningModule):
+            module.__dict__["log"] = module.__dict__["log_dict"] = _nothing
+            with suppress(RuntimeError):  # no trainer holds it
+                if module._trainer is not None and module.trainer.loggers:
+                    module.trainer.loggers = [_Silence()]  # type: ignore[list-item]
+
+    def again(self) -> None:
+        """What runs next begins with what the code before has begun with, random numbers excepted."""
+        self.snapshot.put_back()
+        self.begin()
 
 
 @contextmanager
-def isolated(module: Any, seed: int = 0) -> Iterator[None]:
-    """Everything that a module's code may change is put back afterwards.
+def isolated(
+    module: LightningModule, seed: int = 0, apart: tuple[type, ...] = (), verify: str = "", **roots: object
+) -> Iterator[Isolation]:
+    """Everything that a module's code may change is put back afterwards, by value and as the same objects.
 
     - Random numbers (``random``, numpy, torch on the CPU and the module's device) are forked, and start from ``seed``:
-      dropout draws the same masks at every measurement.
-    - Buffers, modes, metrics and plain attributes (counters, lists that a step appends to) of every submodule.
+      dropout draws the same masks at every measurement. Generators of the module's own go on from where they are.
+    - Whatever hangs on the module or its Trainer: parameters (frozen or not, changed in place or re-pointed),
+      gradients, buffers, modes, hooks, metrics, attributes, and what they hold, through containers, objects, closures,
+      bound methods, iterators, classes and module variables of the user's code; optimizers, schedulers and loops too.
+      Not looked into: loggers, profilers, the items of large data sets, threads, sockets.
     - ``log`` and ``log_dict`` do nothing, and the trainer has no loggers.
     - Autocast, inference mode and anomaly detection are off; gradients are on.
-
-    Gradients in ``.grad`` are safe as long as the code uses ``torch.autograd.grad``.
 
     Args:
         module: a LightningModule; one that no trainer holds is fine.
         seed: of the random numbers inside.
+        apart: types of objects that are left alone.
+        verify: if not empty, everything is compared afterwards, and who is named here cannot measure if anything
+            differs.
+        **roots: further objects that the code may change.
+
+    Raises:
+        ValueError: with ``verify``, naming what has changed and could not be put back: open files, generators, data.
     """
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    with ExitStack() as stack:
-        stack.enter_context(_forked_rng(device, seed))
-        stack.enter_context(_restored(module))
-        stack.enter_context(_muted(module))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        # A probe whose loss is NaN must report it, not raise.
-        stack.enter_context(torch.autograd.set_detect_anomaly(False))
-        yield
+    snapshot = Snapshot({"module": module, **roots}, apart, thorough=bool(verify))
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(_forked_rng(device, seed))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+            # A probe whose loss is NaN must report it, not raise.
+            stack.enter_context(torch.autograd.set_detect_anomaly(False))
+            yield Isolation(snapshot)
+    finally:
+        snapshot.put_back()
+    left = snapshot.changes() if verify else []
+    if left:
+        shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        raise ValueError(
+            f"{verify} runs the code of {type(module).__name__} once more, and that changes {shown}, which cannot be "
+            "put back: training would not be what it is without this callback. Advance files, generators and data "
+            "loaders outside of that code, or give the callback a loss_fn=... that leaves them alone."
+        )
+
+
+def random_state(device: torch.device) -> tuple[Any, ...]:
+    """Of Python's, numpy's and torch's global generators, the last on the CPU and a device."""
+    own = None if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), own
+
+
+def set_random_state(device: torch.device, state: tuple[Any, ...]) -> None:
+    """Puts a ``random_state`` back."""
+    python, numpy, cpu, own = state
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(cpu)
+    if own is not None:
+        torch.get_device_module(device).set_rng_state(own, device)
 
 
 @contextmanager
 def _forked_rng(device: torch.device, seed: int) -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()
-    accelerated = device.type != "cpu"
-    with torch.random.fork_rng([device] if accelerated else [], device_type=device.type if accelerated else "cuda"):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        if accelerated:
-            with torch.get_device_module(device).device(device):
-                torch.get_device_module(device).manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-@contextmanager
-def _restored(module: nn.Module) -> Iterator[None]:
-    """Every submodule works on copies of its attributes; the originals are put back untouched."""
-    saved = [(each, dict(each.__dict__)) for each in _reachable(module)]
-    for each, original in saved:
-        each.__dict__.update({name: _copied(value) for name, value in original.items()})
+    before = random_state(device)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        with torch.get_device_module(device).device(device):
+            torch.get_device_module(device).manual_seed(seed)
     try:
         yield
     finally:
-        for each, original in saved:
-            each.__dict__.clear()
-            each.__dict__.update(original)
+        set_random_state(device, before)
 
 
-def _reachable(module: nn.Module) -> list[nn.Module]:
-    """All submodules, and those (metrics, mostly) that are kept in plain lists and dicts, where torch does not look."""
-    found: dict[int, nn.Module] = {}
-    waiting: list[Any] = [module]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, nn.Module):
-            if id(value) not in found:
-                found[id(value)] = value
-                waiting += [
-                    held
-                    for held in value.__dict__.values()
-                    if type(held) in (list, tuple) or type(held) in (dict, OrderedDict)
-                ]
-        elif isinstance(value, dict):
-            waiting += [held for held in value.values() if isinstance(held, nn.Module)]
-        else:
-            waiting += [held for held in value if isinstance(held, nn.Module)]
-    return list(found.values())
-
-
-def _copied(value: Any) -> Any:
-    """A copy that may be changed in place. Objects other than tensors and containers are shared."""
-    if isinstance(value, nn.Parameter):
-        return value
-    if isinstance(value, Tensor):
-        return value.detach().clone().requires_grad_(value.requires_grad)
-    if type(value) in (list, set, deque):
-        return type(value)(_copied(item) for item in value)
-    if type(value) in (dict, OrderedDict):
-        return type(value)((key, _copied(item)) for key, item in value.items())
-    return value
-
-
-@contextmanager
-def _muted(module: nn.Module) -> Iterator[None]:
-    """Shadows the log methods on the instances (inside ``_restored``, which takes the shadows away again)."""
-    for each in _reachable(module):
-        if callable(getattr(each, "log_dict", None)):
-            each.__dict__["log"] = each.__dict__["log_dict"] = _nothing
-    trainer = getattr(module, "_trainer", None)
-    if trainer is None:
-        yield
-        return
-    loggers = trainer.loggers
-    trainer.loggers = [_Silence()] if loggers else []
-    try:
-        yield
-    finally:
-        trainer.loggers = loggers
-
-
-def _nothing(*args: Any, **kwargs: Any) -> None:
+def _nothing(*args: object, **kwargs: object) -> None:
     return None
 
 
@@ -138,8 +132,8 @@ class _Silence:
             raise AttributeError(name)
         return self
 
-    def __call__(self, *args: Any, **kwargs: Any) -> _Silence:
+    def __call__(self, *args: object, **kwargs: object) -> _Silence:
         return self
 
-    def __getitem__(self, key: Any) -> _Silence:
+    def __getitem__(self, key: object) -> _Silence:
         return self

@@ -10,11 +10,13 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from lightning_gp import checks
+from lightning_gp._lightning import LightningModule, Trainer, callbacks_of
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.hessian_eigenvalues import HessianEigenvalues
 from lightning_gp.callbacks.measurement import Report
+from lightning_gp.contracts import Adapts, Key, Varies
 from lightning_gp.theory.learning_rates import KINDS, Kind, critical_inner_lr, critical_outer_lr
 
 
@@ -29,18 +31,10 @@ class LearningRateBounds(Probe):
 
     | module | α | c |
     |---|---|---|
-    | ``inner_rates()``, ``inner_steps``, ``first_order`` (the MAML family) | largest inner rate | FOMAML's or MAML's |
-    | ``coefficients`` and ``sign`` (gradient penalty α‖∇L‖²) | twice the largest | positive or negative penalty |
+    | ``rate()`` of a known ``kind`` (MAML, gradient penalties) | the largest, times ``factor`` | of that ``kind`` |
     | any other | 0 | λ |
 
-    | key | meaning | range |
-    |---|---|---|
-    | ``learning_rates/outer`` | β: largest rate of the optimizers' parameter groups | [0, ∞) |
-    | ``learning_rates/outer_critical`` | β_c(α) | [0, ∞] |
-    | ``learning_rates/outer_ratio`` | β / β_c; above 1 plain gradient descent diverges | [0, ∞] |
-    | ``learning_rates/inner`` | α, where there is one | [0, ∞) |
-    | ``learning_rates/inner_critical`` | α_c | (0, ∞] |
-    | ``learning_rates/inner_ratio`` | α / α_c, where there is an α | [0, ∞) |
+    {keys}
 
     The bounds hold for plain gradient descent near a minimum, with every parameter adapted at one rate: for momentum,
     Adam, ANIL, BOIL and rates per parameter they are a guide. A warning, once for each rate, says that α exceeds α_c
@@ -58,6 +52,15 @@ class LearningRateBounds(Probe):
         ValueError: if an argument is out of range; in ``setup``, if there is no such ``HessianEigenvalues``.
     """
 
+    keys = (
+        Key("learning_rates/outer", "[0, ∞)", "β: largest rate of the optimizers' parameter groups"),
+        Key("learning_rates/outer_critical", "[0, ∞]", "β_c(α)"),
+        Key("learning_rates/outer_ratio", "[0, ∞]", "β / β_c; above 1 plain gradient descent diverges"),
+        Key("learning_rates/inner", "[0, ∞)", "α, where there is one"),
+        Key("learning_rates/inner_critical", "(0, ∞]", "α_c"),
+        Key("learning_rates/inner_ratio", "[0, ∞)", "α / α_c, where there is an α"),
+    )
+
     def __init__(
         self,
         inner_lr: float | None = None,
@@ -66,28 +69,29 @@ class LearningRateBounds(Probe):
         prefix: str = "",
     ) -> None:
         super().__init__(prefix=prefix)
-        if inner_lr is not None and not inner_lr >= 0:
-            raise ValueError(f"inner_lr={inner_lr!r} must be at least 0, or None for the module's own.")
-        if kind is not None and kind not in KINDS:
-            raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(map(repr, KINDS))}, or None.")
-        if inner_steps is not None and inner_steps < 1:
-            raise ValueError(f"inner_steps={inner_steps!r} must be at least 1, or None for the module's own.")
+        checks.optional_number(minimum=0, inner_lr=inner_lr)
+        checks.choice((*KINDS, None), kind=kind)
+        checks.optional_whole(1, inner_steps=inner_steps)
         self.inner_lr, self.kind, self.inner_steps = inner_lr, kind, inner_steps
+
+    def begin(self) -> None:
+        """Also forgets where the eigenvalues are."""
+        super().begin()
         self._source: HessianEigenvalues | None = None
         self._warned: set[str] = set()
 
-    def needs_loss(self, pl_module: Any) -> bool:
+    def needs_loss(self, pl_module: LightningModule) -> bool:
         """The eigenvalues are there already."""
         return False
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finds the eigenvalues."""
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
         sources = [
             callback
-            for callback in trainer.callbacks
+            for callback in callbacks_of(trainer)
             if isinstance(callback, HessianEigenvalues)
             and (callback.objective, callback.prefix) == ("loss", self.prefix)
         ]
@@ -97,33 +101,35 @@ class LearningRateBounds(Probe):
                 f"with objective='loss' and prefix={self.prefix!r}. Attach one: "
                 "Trainer(callbacks=[HessianEigenvalues(k=2), LearningRateBounds()])."
             )
-        if self.inner_lr is None and getattr(pl_module, "inner_optimizer", None) is not None:
+        if self.inner_lr is None and isinstance(pl_module, Adapts) and pl_module.inner_loop().optimizer is not None:
             raise ValueError(
                 f"{type(pl_module).__name__} adapts with an inner_optimizer, for which there is no theory. Give "
                 "LearningRateBounds(inner_lr=...) the rate of gradient descent that comes closest, or remove it."
             )
         self._source = sources[0]
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Measures when the eigenvalues are measured."""
         assert self._source is not None
         self._source.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._follow(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures when the eigenvalues are measured."""
         assert self._source is not None
         self._source.on_train_epoch_end(trainer, pl_module)
         self._follow(trainer, pl_module)
 
-    def _follow(self, trainer: Any, pl_module: Any) -> None:
+    def _follow(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Whichever of the two callbacks comes first in the Trainer, the eigenvalues are fresh, and computed once.
         assert self._source is not None
         if self._source.eigenvalues is not None and self._source.just_measured(trainer):
             self.every_n_steps = self._source.every_n_steps
             self.run(trainer, pl_module)
 
-    def report_without_probe(self, trainer: Any, pl_module: Any) -> Report:
+    def report_without_probe(self, trainer: Trainer, pl_module: LightningModule) -> Report:
         """The bounds from the eigenvalues."""
         assert self._source is not None
         assert self._source.eigenvalues is not None
@@ -146,20 +152,22 @@ class LearningRateBounds(Probe):
         self._warn(report.values, kind, trainer.optimizers)
         return report
 
-    def _inner(self, module: Any) -> tuple[float | None, Kind, int]:
+    def _inner(self, module: LightningModule) -> tuple[float | None, Kind, int]:
         """α, the kind of effective curvature, and S."""
         alpha: float | None = None
-        kind: Kind = "fomaml"
+        kind: Kind | None = None
         steps = 1
-        if callable(getattr(module, "inner_rates", None)):
-            alpha = max(_largest(rate) for rate in module.inner_rates().values())
-            kind = "fomaml" if getattr(module, "first_order", False) else "maml"
-            steps = int(getattr(module, "inner_steps", 1))
-        elif getattr(module, "coefficients", None) and getattr(module, "sign", 0) in (-1, 1):
-            alpha = 2 * max(module.coefficients.values())
-            kind = "positive_penalty" if module.sign == 1 else "fomaml"
+        if isinstance(module, Adapts):
+            loop = module.inner_loop()
+            kind, steps = "fomaml" if loop.first_order else "maml", loop.steps
+        if isinstance(module, Varies) and self.inner_lr is None:
+            rate = module.rate()
+            kind = rate.kind
+            alpha = None if kind is None else rate.factor * max(rate.get())
+        elif isinstance(module, Varies) and kind is None:
+            kind = module.rate().kind
         alpha = alpha if self.inner_lr is None else self.inner_lr
-        kind = self.kind or kind
+        kind = self.kind or kind or "fomaml"
         return alpha, kind, 1 if kind == "positive_penalty" else self.inner_steps or steps
 
     def _warn(self, values: dict[str, float], kind: Kind, optimizers: list[Any]) -> None:
@@ -175,10 +183,6 @@ class LearningRateBounds(Probe):
                     f"{self.prefix}learning_rates/ values.",
                     stacklevel=2,
                 )
-
-
-def _largest(rate: float | Tensor) -> float:
-    return float(rate.detach().max()) if isinstance(rate, Tensor) else float(rate)
 
 
 def _ratio(rate: float, critical: float) -> float:

@@ -2,98 +2,167 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lightning_gp.environments import as_batches, chunks_of, count_of
+from lightning_gp._lightning import LightningModule, takes
+from lightning_gp.callbacks.batches import copied, example_count
+from lightning_gp.callbacks.loss_checks import THREE_WAYS, checked, refuse_reentrant
+from lightning_gp.contracts import MeasuresEnvironments, Objective
+from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, chunks_of, count_of
 from lightning_gp.functional.gradients import gradients_of_losses
-from lightning_gp.types import Parameters
+from lightning_gp.types import Parameters, Split
 
-LossFunction = Callable[[Any, Any], Tensor]
+LossFunction: TypeAlias = Callable[[Any, Any], Tensor]
 """``loss_fn(module, batch)``: a scalar, or one loss per environment (E,)."""
 
-THREE_WAYS = (
-    "A probe finds a loss in one of three ways: (1) loss_fn=..., given to the callback, a function of (module, batch) "
-    "that returns a scalar or one loss per environment; (2) a method environment_losses(parameters, environments, "
-    "split) of the module; (3) the module's own training_step, if it uses automatic optimization."
-)
+
+class Skipped(Exception):  # noqa: N818 (no error: the module says so)
+    """A step returned None: it passes over this batch."""
 
 
-class ModuleLoss:
-    """The losses of a module on pieces of a probe batch, with parameters of the caller's choice.
+class Indexed(NamedTuple):
+    """A batch of any type with the index that it had in its epoch."""
+
+    batch: Any
+    position: int
+
+
+Piece: TypeAlias = Environments | Indexed
+"""What is computed at once: some environments, or one batch."""
+P = TypeVar("P", Environments, Indexed)
+
+
+class ModuleLoss(Generic[P]):
+    """The losses of a module on pieces of a probe batch, as functions of its parameters.
 
     Attributes:
         by_environment: whether the module speaks ``Environments``.
         scalar: whether the loss is one number for a whole batch; known after the first evaluation.
+        live: whether the loss is computed from the module's own parameters, whatever dict it is given: then that must
+            be ``parameters()``, and the loss is differentiated by these very tensors.
     """
 
     by_environment = False
     scalar = False
+    live = False
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: LightningModule) -> None:
         self.module = module
+        self._looked_into = False
+
+    def checked(self, losses: object, name: str, environments: int | None = None) -> Tensor:
+        """``losses`` in at least float32, if they are what was asked for; the first time, their graph is looked into.
+
+        Args:
+            losses: what the module gave.
+            name: of what gave it.
+            environments: how many there are, or None.
+
+        Raises:
+            ValueError: if they cannot be differentiated by the parameters.
+        """
+        values = checked(losses, name, environments)
+        if not self._looked_into:
+            refuse_reentrant(values, name)
+            self._looked_into = True
+        return values
 
     def parameters(self) -> Parameters:
-        """θ: the trainable parameters by name."""
+        """θ: the trainable parameters by name, the very tensors that training changes."""
         return {name: value for name, value in self.module.named_parameters() if value.requires_grad}
 
-    def pieces(self, batch: Any) -> list[Any]:
-        """The batch in parts that are computed at once."""
-        return [batch]
+    def pieces(self, batch: object, index: int = 0) -> list[P]:
+        """The batch in parts that are computed at once.
 
-    def count(self, piece: Any) -> int:
+        Args:
+            batch: of the type that training takes.
+            index: the index that it had in its epoch.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define pieces(batch, index).")
+
+    @property
+    def shares_examples(self) -> bool:
+        """Whether other processes hold more examples of the same environments."""
+        return False
+
+    def count(self, piece: P) -> int:
         """How much a piece weighs in a mean: its number of environments, or of examples."""
-        return leading_size(piece) or 1
+        raise NotImplementedError(f"{type(self).__name__} must define count(piece).")
 
-    def losses(self, parameters: Parameters, piece: Any, split: str = "query") -> Tensor:
-        """One loss per environment (E,), or a scalar ()."""
+    def losses(self, parameters: Parameters, piece: P, split: Split = "query") -> Tensor:
+        """One loss per environment (E,), or a scalar ().
+
+        Raises:
+            Skipped: if the module passes over this batch.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define losses(parameters, piece, split).")
 
-    def objectives(self, parameters: Parameters, piece: Any) -> Tensor:
+    def objectives(self, parameters: Parameters, piece: P) -> Tensor:
         """What training minimises, shaped as ``losses``."""
         return self.losses(parameters, piece)
 
-    def gradients(self, parameters: Parameters, piece: Any, split: str = "query") -> Parameters:
+    def gradients(self, parameters: Parameters, piece: P, split: Split = "query") -> Parameters:
         """∇L_τ(θ) of each environment, tensors (E, *shape); E = 1 for a scalar loss."""
         return gradients_of_losses(lambda theta: self.losses(theta, piece, split).reshape(-1), parameters)
 
 
-class EnvironmentLoss(ModuleLoss):
-    """The second way: ``module.environment_losses``."""
+class EnvironmentLoss(ModuleLoss[Environments]):
+    """The second way: ``module.environment_losses``.
+
+    Attributes:
+        measured: the module.
+        objective: the module, if it also says what training minimises.
+    """
 
     by_environment = True
 
+    def __init__(self, module: LightningModule) -> None:
+        super().__init__(module)
+        assert isinstance(module, MeasuresEnvironments)
+        self.measured: MeasuresEnvironments = module
+        self.objective = module if isinstance(module, Objective) else None
+
     def parameters(self) -> Parameters:
         """The network's trainable parameters."""
-        if not hasattr(self.module, "network_parameters"):
-            return super().parameters()
-        return {name: value for name, value in self.module.network_parameters().items() if value.requires_grad}
+        return {name: value for name, value in self.complete({}).items() if value.requires_grad}
 
-    def pieces(self, batch: Any) -> list[Any]:
+    def pieces(self, batch: EnvironmentBatch, index: int = 0) -> list[Environments]:  # type: ignore[override]
         """Chunks of environments, cut as training cuts them where the module knows how."""
         batches = as_batches(batch)
-        return list(self.module.pieces(batches)) if hasattr(self.module, "pieces") else list(batches)
+        return batches if self.objective is None else self.objective.pieces(batches)
 
-    def count(self, piece: Any) -> int:
+    @property
+    def couples_environments(self) -> bool:
+        """Whether the objective is no mean over environments."""
+        return self.objective is not None and self.objective.couples_environments
+
+    @property
+    def shares_examples(self) -> bool:
+        """As the objective says."""
+        return self.objective is not None and self.objective.shares_examples
+
+    def count(self, piece: Environments) -> int:
         """Number of environments."""
         return count_of(piece)
 
-    def losses(self, parameters: Parameters, piece: Any, split: str = "query") -> Tensor:
+    def losses(self, parameters: Parameters, piece: Environments, split: Split = "query") -> Tensor:
         """(E,), at the unadapted parameters."""
-        values = self.module.environment_losses(self.complete(parameters), piece, split)
-        return _checked(values, "environment_losses", count_of(piece))
+        values = self.measured.environment_losses(self.complete(parameters), piece, split)
+        return self.checked(values, "environment_losses", count_of(piece))
 
-    def objectives(self, parameters: Parameters, piece: Any) -> Tensor:
+    def objectives(self, parameters: Parameters, piece: Environments) -> Tensor:
         """(E,), adapted where the module adapts."""
-        values = self.module.environment_objectives(self.complete(parameters), piece)
-        return _checked(values, "environment_objectives", count_of(piece))
+        if self.objective is None:
+            return self.losses(parameters, piece)
+        values = self.objective.environment_objectives(self.complete(parameters), piece)
+        return self.checked(values, "environment_objectives", count_of(piece))
 
-    def gradients(self, parameters: Parameters, piece: Any, split: str = "query") -> Parameters:
+    def gradients(self, parameters: Parameters, piece: Environments, split: Split = "query") -> Parameters:
         """One environment at a time, so that E environments cost E forward and backward passes."""
         each = [
             gradients_of_losses(partial(self.losses, piece=one, split=split), parameters) for one in chunks_of(piece, 1)
@@ -102,40 +171,68 @@ class EnvironmentLoss(ModuleLoss):
 
     def complete(self, parameters: Parameters) -> Parameters:
         """``parameters`` with the frozen parameters, which the network needs too."""
-        if not hasattr(self.module, "network_parameters"):
-            return {**dict(self.module.named_parameters()), **parameters}
-        return {**self.module.network_parameters(), **parameters}
+        own = dict(self.module.named_parameters()) if self.objective is None else self.objective.network_parameters()
+        return {**own, **parameters}
 
 
-class FunctionLoss(ModuleLoss):
-    """The first and the third way: a function of (module, batch), run with other parameters in the module's place."""
+class FunctionLoss(ModuleLoss[Indexed]):
+    """The first and the third way: a function of the module and a batch, run as it is.
 
-    def __init__(self, module: Any, function: LossFunction, name: str) -> None:
+    Nothing is swapped: weights that the function reaches in whatever way (a list made in ``__init__``, the optimizer's
+    groups, a loss object that holds the head) are the ones that are differentiated by.
+    """
+
+    live = True
+
+    def __init__(self, module: LightningModule, function: Callable[[Any, Any, int], Any], name: str) -> None:
         super().__init__(module)
         self.function, self.name = function, name
+        self.scalar = name == "training_step"
 
-    def losses(self, parameters: Parameters, piece: Any, split: str = "query") -> Tensor:
-        """The function's value."""
-        own = torch.utils._pytree.tree_map(copied, piece)  # a step may change its batch in place
-        bound = _Bound(self.module, lambda module: self.function(module, own))
-        swapped = {f"module.{name}": value for name, value in parameters.items()}
-        losses = _checked(torch.func.functional_call(bound, swapped, ()), self.name)
+    def parameters(self) -> Parameters:
+        """θ, with trainable tensors that only an optimizer knows."""
+        found = super().parameters()
+        known = {id(value) for value in self.module.parameters()}
+        optimizers = self.module._trainer.optimizers if self.module._trainer is not None else []
+        groups = (
+            (f"optimizer_{i}.{j}", group)
+            for i, each in enumerate(optimizers)
+            for j, group in enumerate(each.param_groups)
+        )
+        for name, group in groups:
+            for k, value in enumerate(group["params"]):
+                if id(value) not in known and value.requires_grad:
+                    found[f"{name}.{k}"] = value
+                    known.add(id(value))
+        return found
+
+    def pieces(self, batch: object, index: int = 0) -> list[Indexed]:
+        """The whole batch."""
+        return [Indexed(batch, index)]
+
+    def count(self, piece: Indexed) -> int:
+        """Number of examples."""
+        return example_count(piece.batch) or 1
+
+    def losses(self, parameters: Parameters, piece: Indexed, split: Split = "query") -> Tensor:
+        """The function's value at the module's own parameters."""
+        # A step may change its batch in place.
+        losses = self.checked(self.function(self.module, copied(piece.batch), piece.position), self.name)
         self.scalar = losses.ndim == 0
+        thawed = self.parameters().keys() - parameters.keys()
+        if thawed:
+            raise ValueError(
+                f"{self.name} thaws parameters while it runs: {', '.join(sorted(thawed)[:5])}. A probe differentiates "
+                "by those that require gradients before; set requires_grad in a hook, such as on_train_batch_start."
+            )
         return losses
 
 
-class _Bound(nn.Module):
-    """``functional_call`` swaps parameters for the time of a ``forward``; this makes any function one."""
-
-    def __init__(self, module: nn.Module, function: Callable[[Any], Tensor]) -> None:
-        super().__init__()
-        self.module, self.function = module, function
-
-    def forward(self) -> Tensor:
-        return self.function(self.module)
+AnyLoss: TypeAlias = ModuleLoss[Any]
+"""The losses of environments, or of whole batches."""
 
 
-def find_loss(module: Any, loss_fn: LossFunction | None, owner: str) -> ModuleLoss:
+def find_loss(module: LightningModule, loss_fn: LossFunction | None, owner: str) -> AnyLoss:
     """The loss of any LightningModule.
 
     Args:
@@ -147,66 +244,26 @@ def find_loss(module: Any, loss_fn: LossFunction | None, owner: str) -> ModuleLo
         ValueError: if there is no way; the message names all three.
     """
     if loss_fn is not None:
-        return FunctionLoss(module, loss_fn, "loss_fn")
-    if callable(getattr(module, "environment_losses", None)):
+        return FunctionLoss(module, lambda module, batch, index: loss_fn(module, batch), "loss_fn")
+    if isinstance(module, MeasuresEnvironments):
         return EnvironmentLoss(module)
     if not module.automatic_optimization:
         raise ValueError(
             f"{owner} cannot tell what {type(module).__name__} minimises: with automatic_optimization=False its "
             f"training_step steps the optimizers itself and must not be run by a probe. {THREE_WAYS}"
         )
-    arguments = list(inspect.signature(module.training_step).parameters)
-    if "dataloader_iter" in arguments:
+    if takes(module.training_step, "dataloader_iter", explicit=True):
         raise ValueError(
             f"{owner} cannot run {type(module).__name__}.training_step(dataloader_iter), which fetches its own data. "
             f"{THREE_WAYS}"
         )
-    return FunctionLoss(module, _training_step(len(arguments) > 1), "training_step")
+    return FunctionLoss(module, _training_step, "training_step")
 
 
-def _training_step(with_index: bool) -> LossFunction:
-    def loss(module: Any, batch: Any) -> Any:
-        output = module.training_step(batch, 0) if with_index else module.training_step(batch)
-        return output["loss"] if isinstance(output, dict) and "loss" in output else output
-
-    return loss
-
-
-def _checked(losses: Any, name: str, environments: int | None = None) -> Tensor:
-    """``losses`` in at least float32, if they are what was asked for: one for each of so many environments."""
-    if not isinstance(losses, Tensor):
-        raise ValueError(f"{name} returned {type(losses).__name__}; a probe needs a scalar loss tensor. {THREE_WAYS}")
-    if name == "training_step" and losses.numel() == 1:
-        losses = losses.reshape(())
-    if losses.ndim > (0 if name == "training_step" else 1) or losses.numel() == 0:
-        allowed = "a scalar" if name == "training_step" else "a scalar, or one loss per environment (E,)"
-        raise ValueError(
-            f"{name} returned a tensor of shape {tuple(losses.shape)}; allowed is {allowed}: take its mean. "
-            f"{THREE_WAYS}"
-        )
-    if environments is not None and losses.shape != (environments,):
-        raise ValueError(
-            f"{name} returned a tensor of shape {tuple(losses.shape)} for {environments} environments; it must return "
-            f"one loss per environment, shape ({environments},): take the mean over examples, not over environments."
-        )
-    if not losses.requires_grad:
-        raise ValueError(
-            f"The loss that {name} returned does not depend on the module's trainable parameters: there is nothing to "
-            "measure. Compute it from them, without detach(), no_grad() or .item(), or pass another loss_fn=."
-        )
-    half = losses.dtype in (torch.float16, torch.bfloat16)
-    checked: Tensor = losses.float() if half else losses
-    return checked
-
-
-def leading_size(batch: Any) -> int | None:
-    """Size of the first axis of the first tensor in a nested batch that has one."""
-    for leaf in torch.utils._pytree.tree_leaves(batch):
-        if isinstance(leaf, Tensor) and leaf.ndim > 0:
-            return leaf.shape[0]
-    return None
-
-
-def copied(leaf: Any) -> Any:
-    """A copy of a tensor without its history; anything else as it is."""
-    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+def _training_step(module: LightningModule, batch: object, index: int) -> Any:
+    """What Lightning calls, as Lightning calls it."""
+    with_index = takes(module.training_step, "batch_idx", min_args=2)
+    output = module.training_step(batch, index) if with_index else module.training_step(batch)
+    if output is None:
+        raise Skipped
+    return output["loss"] if isinstance(output, Mapping) and "loss" in output else output

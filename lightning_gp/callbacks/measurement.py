@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from lightning_gp.callbacks.losses import ModuleLoss
+from lightning_gp.callbacks.losses import AnyLoss, Skipped
+from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
 from lightning_gp.environments import examples_of
+from lightning_gp.types import Split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,25 +40,28 @@ class Measurement:
         ranks: sums over processes.
         shares: of each piece, the part of its examples that this process holds; 1 unless the module ``shares_examples``
             of the same environments with other processes.
+        again: puts back what a piece has changed, so that the next begins with the same state.
     """
 
-    loss: ModuleLoss
+    loss: AnyLoss
     pieces: list[Any]
     counts: list[int]
     total: float
     ranks: Ranks
     shares: list[float]
+    again: Callable[[], None]
 
     @classmethod
-    def of(cls, loss: ModuleLoss, batches: list[Any], ranks: Ranks) -> Measurement:
-        """Cuts batches into pieces and counts them over all processes."""
-        pieces = [piece for batch in batches for piece in loss.pieces(batch)]
+    def of(cls, loss: AnyLoss, batch: ProbeBatch, ranks: Ranks, again: Callable[[], None]) -> Measurement:
+        """Cuts a probe batch into pieces and counts them over all processes."""
+        kept = zip(batch.batches, batch.indices, strict=True)
+        pieces = [piece for each, index in kept for piece in loss.pieces(each, index)]
         counts = [loss.count(piece) for piece in pieces]
         shares = [1.0] * len(pieces)
-        if getattr(loss.module, "shares_examples", False) and loss.by_environment and ranks.world > 1:
+        if loss.shares_examples and ranks.world > 1:
             sizes = [float(examples_of(piece, "query")[1].shape[1]) for piece in pieces]
             shares = [size / total for size, total in zip(sizes, ranks.totals(*sizes), strict=True)]
-        return cls(loss, pieces, counts, ranks.totals(sum(counts))[0], ranks, shares)
+        return cls(loss, pieces, counts, ranks.totals(sum(counts))[0], ranks, shares, again)
 
     @property
     def shared(self) -> bool:
@@ -65,9 +71,20 @@ class Measurement:
     def mean_loss(self, parameters: dict[str, Tensor], training: bool = False) -> Tensor:
         """This process's share of the mean loss: the sum over processes is the mean over all environments."""
         function = self.loss.objectives if training else self.loss.losses
-        weighted = zip(self.pieces, self._weights(training), strict=True)
-        parts = [function(parameters, piece).mean() * weight for piece, weight in weighted]
-        return torch.stack(parts).sum()
+        parts, kept = [], 0
+        for piece, weight, count in zip(self.pieces, self._weights(training), self.counts, strict=True):
+            with suppress(Skipped):
+                parts.append(function(parameters, piece).mean() * weight)
+                kept += count
+        total = torch.stack(parts).sum() if parts else torch.stack([p.sum() * 0 for p in parameters.values()]).sum()
+        return total if self.loss.by_environment else total * (self.total / self._kept(kept))
+
+    def _kept(self, count: float) -> float:
+        """How much of the probe batch the module has not passed over, in all processes."""
+        (kept,) = self.ranks.totals(count)
+        if not kept:
+            raise Skipped
+        return kept
 
     def _weights(self, training: bool) -> list[float]:
         """Of each piece; objectives of shared environments are those of all processes' examples already."""
@@ -86,21 +103,30 @@ class Measurement:
         """The rows (E, ...), one per environment of this process, of the environments of all processes."""
         return rows if self.shared else self.ranks.concatenate(rows)
 
-    def gradients(self, split: str = "query") -> Iterator[dict[str, Tensor]]:
+    def gradients(self, split: Split = "query") -> Iterator[dict[str, Tensor]]:
         """Stacks (E, *shape) of this process's environments, piece by piece; of shared ones over all their examples.
 
         A scalar loss has no environments: its one stack (1, *shape) is the mean gradient over all processes.
         """
         parameters = self.loss.parameters()
         mean: dict[str, Tensor] = {}
+        kept = 0
         for piece, count, share in zip(self.pieces, self.counts, self.shares, strict=True):
-            stack = self.loss.gradients(parameters, piece, split)
+            try:
+                stack = self.loss.gradients(parameters, piece, split)
+            except Skipped:
+                continue
+            finally:
+                if self.loss.live:
+                    self.again()
             if self.shared:
                 stack = {name: self.ranks.sum(share * value) for name, value in stack.items()}
             if not self.loss.scalar:
                 yield stack
                 continue
-            weight = count / self.total
-            mean = {name: weight * value + mean.get(name, 0.0) for name, value in stack.items()}
-        if mean:
-            yield {name: self.ranks.sum(value) for name, value in mean.items()}
+            kept += count
+            mean = {name: count * value + mean.get(name, 0.0) for name, value in stack.items()}
+        if self.loss.scalar:
+            total = self._kept(kept)
+            mean = mean or {name: torch.zeros_like(value).unsqueeze(0) for name, value in parameters.items()}
+            yield {name: self.ranks.sum(value / total) for name, value in mean.items()}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
+from lightning_gp.functional.gradients import dense
 
 
 class OuterPath:
@@ -42,7 +45,7 @@ class OuterPath:
         self.lengths.append(_distance(self.parameters, self.last))
         torch._foreach_copy_(self.last, [parameter.detach() for parameter in self.parameters])
 
-    def add_gradient(self, optimizer: Any, position: int) -> None:
+    def add_gradient(self, optimizer: Optimizer, position: int) -> None:
         """Keeps the norm of the gradient with which an optimizer is about to step.
 
         Args:
@@ -66,7 +69,7 @@ class OuterPath:
         length = float(torch.stack(self.lengths).sum())
         distance = float(_distance(self.parameters, self.start))
         ratios = [norms[k] / norms[0] for norms in self.gradients.values() for k in range(1, len(norms))]
-        values = {"phase_consistency": max(1.0, length / distance) if distance else _at_rest(length)}
+        values = {"phase_consistency": _phase(length, distance)}
         if ratios:
             values["amplitude_consistency"] = float(torch.stack(ratios).mean())
         return values
@@ -89,8 +92,12 @@ class OuterPath:
         self.gradients = {position: list(norms.to(device)) for position, norms in state["gradients"].items()}
 
 
-def _at_rest(length: float) -> float:
-    return 1.0 if length == 0 else float("inf")
+def _phase(length: float, distance: float) -> float:
+    if not math.isfinite(length + distance):
+        return math.nan
+    if not distance:
+        return 1.0 if length == 0 else math.inf
+    return max(1.0, length / distance)  # the triangle inequality holds only up to rounding
 
 
 def _distance(parameters: Sequence[Tensor], others: list[Tensor]) -> Tensor:
@@ -98,6 +105,6 @@ def _distance(parameters: Sequence[Tensor], others: list[Tensor]) -> Tensor:
 
 
 def _norm(tensors: list[Tensor]) -> Tensor:
-    norms = [torch.linalg.vector_norm(tensor.to_dense() if tensor.is_sparse else tensor).float() for tensor in tensors]
+    norms = [torch.linalg.vector_norm(dense(tensor)).float() for tensor in tensors]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total

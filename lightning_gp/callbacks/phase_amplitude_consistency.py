@@ -6,13 +6,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
+from lightning_gp import checks
+from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
-from lightning_gp.callbacks.losses import EnvironmentLoss, ModuleLoss
+from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.outer_path import OuterPath
-from lightning_gp.environments import examples_of
+from lightning_gp.contracts import Adapts, Key
+from lightning_gp.environments import Environments, examples_of
 from lightning_gp.functional.adaptation import Trajectory, over_environments
+from lightning_gp.functional.inner_loop import run
 from lightning_gp.functional.linearised import Predict
 from lightning_gp.functional.linearity import amplitude_consistency, phase_consistency
 from lightning_gp.functional.prototype import prototype_agreement, prototype_cosine, prototype_scores
@@ -21,20 +26,14 @@ from lightning_gp.functional.prototype import prototype_agreement, prototype_cos
 class PhaseAmplitudeConsistency(Probe):
     """Phase and amplitude consistency of the inner loop ("Enforcing zero-Hessian in meta-learning", 2022, Eq. 3, 4).
 
-    - Modules with an ``adaptation`` (the MAML family): PC = Σ_k ‖θ_{k+1} − θ_k‖ / ‖θ_S − θ_0‖ and
+    - Modules with an ``inner_loop()`` (the MAML family): PC = Σ_k ‖θ_{k+1} − θ_k‖ / ‖θ_S − θ_0‖ and
       AC = (1/S) Σ_k ‖g(θ_k)‖ / ‖g(θ_0)‖ of the inner loop on the probe batch, averaged over environments.
     - Any other module: the same two along the path of the parameters during the epoch (with ``every_n_steps``, since
       the last value). θ_k are the parameters after k batches that stepped. g(θ_k) is the gradient of step k itself,
       before clipping; that at the end of the path is not known, so AC is the mean over steps 1 … S−1, and left out for
       S = 1. With several optimizers it is the mean over them.
 
-    | key | meaning | range |
-    |---|---|---|
-    | ``linearity/phase_consistency`` | PC, 1 when the path is straight (so always for one step) | [1, ∞] |
-    | ``linearity/amplitude_consistency`` | AC, 1 when the norm of the gradient does not change | [0, ∞] |
-    | ``linearity/prototype_agreement`` | with ``prototype``: share of query examples of which the adapted classifier \
-and the prototype classifier of the linearised network pick the same class | [0, 1] |
-    | ``linearity/prototype_cosine`` | with ``prototype``: cosine of their logits | [−1, 1] |
+    {keys}
 
     A path that is not at its end is saved in checkpoints (up to 64 MB) and goes on in a resumed run; if it is larger,
     that of a resumed run begins where the run does.
@@ -49,34 +48,52 @@ and the prototype classifier of the linearised network pick the same class | [0,
         **kwargs: see ``Probe``.
 
     Raises:
-        ValueError: in ``setup``, if ``prototype`` meets a module without ``adaptation`` and ``predict``.
+        ValueError: in ``setup``, if ``prototype`` meets a module without an inner loop.
     """
+
+    keys = (
+        Key("linearity/phase_consistency", "[1, ∞]", "PC, 1 when the path is straight (so always for one step)"),
+        Key("linearity/amplitude_consistency", "[0, ∞]", "AC, 1 when the norm of the gradient does not change"),
+        Key(
+            "linearity/prototype_agreement",
+            "[0, 1]",
+            "with ``prototype``: share of query examples of which the adapted classifier and the prototype classifier "
+            "of the linearised network pick the same class",
+        ),
+        Key("linearity/prototype_cosine", "[−1, 1]", "with ``prototype``: cosine of their logits"),
+    )
 
     def __init__(self, prototype: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        checks.flag(prototype=prototype)
         self.prototype = prototype
+
+    def begin(self) -> None:
+        """Also forgets the path."""
+        super().begin()
         self._path: OuterPath | None = None
         self._saved_path: dict[str, Any] = {}
+        self._stepped = False
 
-    def needs_loss(self, pl_module: Any) -> bool:
+    def needs_loss(self, pl_module: LightningModule) -> bool:
         """Only where there is an inner loop."""
-        return callable(getattr(pl_module, "adaptation", None))
+        return isinstance(pl_module, Adapts)
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Also checks that an inner loop has its loss."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit" and self.loss is not None and not isinstance(self.loss, EnvironmentLoss):
             raise ValueError(
-                f"PhaseAmplitudeConsistency follows the inner loop of {type(pl_module).__name__}.adaptation, which has "
-                "a loss of its own; remove loss_fn, and define environment_losses if it is missing."
+                f"PhaseAmplitudeConsistency follows {type(pl_module).__name__}.inner_loop(), which has a loss of its "
+                "own; remove loss_fn."
             )
-        if stage == "fit" and self.prototype and not (self.loss and callable(getattr(pl_module, "predict", None))):
+        if stage == "fit" and self.prototype and self.loss is None:
             raise ValueError(
                 f"prototype=True compares classifiers of an inner loop, but {type(pl_module).__name__} lacks the "
-                "methods adaptation and predict of the MAML family; leave prototype False."
+                "methods inner_loop and predict of the MAML family; leave prototype False."
             )
 
-    def check(self, loss: ModuleLoss, piece: Any) -> None:
+    def check(self, loss: AnyLoss, piece: Piece) -> None:
         """One inner loop."""
         self._of(loss, piece)
 
@@ -88,23 +105,25 @@ and the prototype classifier of the linearised network pick the same class | [0,
                 found.setdefault(f"linearity/{name}", []).append(value)
         return Report({key: measurement.mean_over_environments(torch.cat(values)) for key, values in found.items()})
 
-    def _of(self, loss: ModuleLoss, piece: Any) -> dict[str, Tensor]:
+    def _of(self, loss: AnyLoss, piece: Piece) -> dict[str, Tensor]:
         """What is measured, (E,), of each environment of a piece."""
         assert isinstance(loss, EnvironmentLoss)
+        assert isinstance(piece, Environments)
+        assert isinstance(loss.objective, Adapts)
         theta = loss.complete(loss.parameters())
-        trajectory = loss.module.adaptation(loss.module.loss, theta, piece, final_gradient=True, create_graph=False)
+        trajectory = run(loss.objective.inner_loop(), theta, piece.support, final_gradient=True, create_graph=False)
         values = {
             "phase_consistency": phase_consistency(trajectory),
             "amplitude_consistency": amplitude_consistency(trajectory),
         }
         if self.prototype:
             x, _ = examples_of(piece, "query")
-            values |= _prototype_values(loss.module.predict, trajectory, x)
+            values |= _prototype_values(loss.objective.predict, trajectory, x)
         return values
 
     # -- the outer path -----------------------------------------------------------------------------------------
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A path begins, or the one in the checkpoint goes on."""
         super().on_train_start(trainer, pl_module)
         self._path = None
@@ -113,26 +132,28 @@ and the prototype classifier of the linearised network pick the same class | [0,
             self._path.load(self._saved_path)
         self._saved_path = {}
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A new path begins; Lightning does not come here when it resumes in the middle of an epoch."""
         if self._path is not None and self.every_n_steps is None:
             self._path.begin()
 
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """The gradients are unscaled, reduced over processes and not yet clipped."""
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
+    def on_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer, position: int) -> None:
+        """Notes the gradient's norm."""
+        super().on_step(trainer, pl_module, optimizer, position)
+        self._stepped = True
         if self._path is not None:
-            plain = getattr(optimizer, "_optimizer", optimizer)
-            position = next((i for i, each in enumerate(trainer.optimizers) if each is plain), -1)
-            self._path.add_gradient(plain, position)
+            self._path.add_gradient(optimizer, position)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
         """Adds a step to the path."""
-        if self._path is not None and trainer.global_step > self._steps_seen:
+        if self._path is not None and self._stepped:
             self._path.add_step()
+        self._stepped = False
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    def report_without_probe(self, trainer: Any, pl_module: Any) -> Report:
+    def report_without_probe(self, trainer: Trainer, pl_module: LightningModule) -> Report:
         """Both consistencies of the outer path."""
         if self._path is None or not self._path.steps:
             return Report()

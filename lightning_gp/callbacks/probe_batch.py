@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from lightning_gp.callbacks.losses import copied, leading_size
+from lightning_gp.callbacks.batches import copied, example_count, first_examples, tensors
 from lightning_gp.environments import Environments, as_batches, chunks_of, count_of
 
 MAX_SAVED_BYTES = 64 * 2**20
@@ -30,12 +30,14 @@ class ProbeBatch:
 
     Attributes:
         batches: what has been collected.
+        indices: of each, the index that it had in its epoch.
     """
 
     def __init__(self, size: int | None = None, by_environment: bool = False, rank: int = 0, world: int = 1) -> None:
         self.size = None if size is None else -(-size // world)
         self.by_environment, self.rank, self.world = by_environment, rank, world
         self.batches: list[Any] = []
+        self.indices: list[int] = []
         self._sealed = False
         self._seen: set[tuple[int, int]] = set()
         self._saved: list[list[Any]] | None = None
@@ -53,6 +55,9 @@ class ProbeBatch:
         Args:
             batch: on its device. It is copied.
             key: (epoch, batch index); a batch that is offered twice is taken once.
+
+        Raises:
+            ValueError: if the batch cannot be copied, or not be cut to the size.
         """
         if self._saved is not None:
             self._restore(as_batches(batch)[0] if self.by_environment else batch)
@@ -60,8 +65,18 @@ class ProbeBatch:
         if self._sealed or another_epoch or self.complete or key in self._seen:
             return
         self._seen.add(key)
-        parts = self._environments(batch) if self.by_environment else [_first(batch, self.size, self._collected())]
-        self.batches += [pytree.tree_map(copied, part) for part in parts]
+        if self.by_environment:
+            parts = self._environments(batch)
+        else:
+            parts = [batch if self.size is None else first_examples(batch, self.size - self._collected())]
+        self.batches += [copied(part) for part in parts]
+        self.indices += [key[1]] * len(parts)
+
+    def withdraw(self, key: tuple[int, int]) -> None:
+        """Gives back the last batch, which training has passed over."""
+        if key in self._seen and not self._sealed and self.indices[-1:] == [key[1]]:
+            kept = [i for i, index in enumerate(self.indices) if index != key[1]]
+            self.batches, self.indices = [self.batches[i] for i in kept], [self.indices[i] for i in kept]
 
     def restore(self, device: torch.device) -> None:
         """Puts a loaded batch of environments in place; of other batches, only a training batch shows the structure."""
@@ -69,11 +84,12 @@ class ProbeBatch:
             x = torch.empty(0, device=device)
             self._restore(Environments((x, x), (x, x) if len(self._saved[0]) == 4 else None))
 
-    def _restore(self, example: Any) -> None:
-        self.batches = _restored(self._saved or [], pytree.tree_map(copied, example))
+    def _restore(self, example: object) -> None:
+        self.batches = _restored(self._saved or [], copied(example))
+        self.indices = list(self._loaded.get("indices", [[]] * self.world)[self.rank]) or [0] * len(self.batches)
         self._saved, self._sealed = None, bool(self.batches) and self._state is not None
         if not self.batches:
-            self._state, self._seen = None, set()
+            self._state, self._seen, self.indices = None, set(), []
 
     def like(self, other: ProbeBatch) -> bool:
         """Whether ``other`` would collect the same."""
@@ -82,26 +98,31 @@ class ProbeBatch:
     def state(self) -> dict[str, Any]:
         """Plain tensors, lists and numbers that ``load`` understands; empty if too large.
 
-        Before ``gather``, that is what has been collected so far; with several processes it is empty until then.
+        Before ``gather``, that is what has been collected so far. With several processes all of them have to call it,
+        as Lightning does where it saves a checkpoint.
         """
         if self._saved is not None:
             return self._loaded
-        if self._state is not None or self.world > 1:
-            return self._state or {}
-        own = self._savable()
-        return {"ranks": [own], "seen": [list(key) for key in sorted(self._seen)]} if _small(own) else {}
+        if self._state is not None:
+            return self._state
+        everyone = self._everyone()
+        return {**everyone, "seen": [list(key) for key in sorted(self._seen)]} if everyone else {}
 
     def gather(self) -> None:
         """Ends collecting; every process calls it after a measurement. What ``state`` needs comes from all of them."""
         self._sealed = True
-        if self._state is not None:
-            return
-        own = self._savable()
-        everyone: list[Any] = [own]
+        if self._state is None:
+            self._state = self._everyone()
+
+    def _everyone(self) -> dict[str, Any]:
+        everyone: list[Any] = [([_leaves(batch) for batch in self.batches], self.indices)]
         if self.world > 1:
+            own = pytree.tree_map(_to_cpu, everyone[0])
             everyone = [None] * self.world
-            torch.distributed.all_gather_object(everyone, pytree.tree_map(_to_cpu, own))
-        self._state = {"ranks": everyone} if _small(everyone) else {}
+            torch.distributed.all_gather_object(everyone, own)
+        ranks, indices = (list(each) for each in zip(*everyone, strict=True))
+        whole = all(leaves is not None for rank in ranks for leaves in rank)
+        return {"ranks": ranks, "indices": indices} if whole and _small(ranks) else {}
 
     def load(self, state: dict[str, Any]) -> None:
         """Puts a saved batch in the place of the next training batch, if the number of processes is the same."""
@@ -111,16 +132,13 @@ class ProbeBatch:
             self._seen = {(epoch, index) for epoch, index in state.get("seen", [])}
             self._state = None if "seen" in state else state
 
-    def _savable(self) -> list[list[Any]]:
-        return [[_savable(leaf) for leaf in pytree.tree_leaves(batch)] for batch in self.batches]
-
     def _collected(self) -> int:
-        if self.by_environment:
-            return sum(count_of(batch) for batch in self.batches)
-        return sum(leading_size(batch) or 1 for batch in self.batches)
+        count = count_of if self.by_environment else example_count
+        return sum(count(batch) or 1 for batch in self.batches)
 
-    def _environments(self, batch: Any) -> list[Any]:
-        parts, collected = [], self._collected()
+    def _environments(self, batch: Any) -> list[Environments]:
+        parts: list[Environments] = []
+        collected = self._collected()
         for environments in as_batches(batch):
             wanted = count_of(environments) if self.size is None else self.size - collected
             if wanted > 0:
@@ -129,20 +147,7 @@ class ProbeBatch:
         return parts
 
 
-def _first(batch: Any, size: int | None, collected: int) -> Any:
-    """The examples of a batch that are still wanted: every tensor whose first axis is the batch's is cut."""
-    length = leading_size(batch)
-    if size is None or length is None or length <= size - collected:
-        return batch
-
-    def cut(leaf: Any) -> Any:
-        whole = not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] != length
-        return leaf if whole else leaf[: size - collected]
-
-    return pytree.tree_map(cut, batch)
-
-
-def _to_cpu(leaf: Any) -> Any:
+def _to_cpu(leaf: object) -> object:
     return leaf.cpu() if isinstance(leaf, Tensor) else leaf
 
 
@@ -150,12 +155,16 @@ def _small(leaves: list[Any]) -> bool:
     return sum(leaf.nbytes for leaf in pytree.tree_leaves(leaves) if isinstance(leaf, Tensor)) <= MAX_SAVED_BYTES
 
 
-def _savable(leaf: Any) -> Any:
-    """Only what ``torch.load(weights_only=True)`` reads; anything else is taken from a new batch when resuming."""
-    return leaf if leaf is None or isinstance(leaf, (Tensor, str, int, float, bool)) else None
+def _leaves(batch: object) -> list[Any] | None:
+    """What ``torch.load(weights_only=True)`` reads; None for a batch with tensors in objects, which it does not."""
+    leaves = pytree.tree_leaves(batch)
+    plain = [leaf is None or isinstance(leaf, (Tensor, str, int, float, bool)) for leaf in leaves]
+    if any(not each and next(tensors(leaf), None) is not None for each, leaf in zip(plain, leaves, strict=True)):
+        return None
+    return [leaf if each else None for each, leaf in zip(plain, leaves, strict=True)]
 
 
-def _restored(saved: list[list[Any]], example: Any) -> list[Any]:
+def _restored(saved: list[list[Any]], example: object) -> list[Any]:
     leaves, structure = pytree.tree_flatten(example)
     if any(len(each) != len(leaves) for each in saved):
         warnings.warn(
@@ -164,7 +173,7 @@ def _restored(saved: list[list[Any]], example: Any) -> list[Any]:
         )
         return []
 
-    def placed(old: Any, new: Any) -> Any:
+    def placed(old: object, new: object) -> object:
         if isinstance(old, Tensor) and isinstance(new, Tensor):
             return old.to(new.device)
         return new if old is None else old

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
+
+from lightning_gp._lightning import Trainer
 
 
 class Ranks:
@@ -16,8 +16,9 @@ class Ranks:
         device: where numbers are summed.
     """
 
-    def __init__(self, trainer: Any, device: torch.device) -> None:
-        self.strategy, self.world, self.device = trainer.strategy, int(trainer.world_size), device
+    def __init__(self, trainer: Trainer, device: torch.device) -> None:
+        self.strategy, self.world, self.device = trainer.strategy, trainer.world_size, device
+        self.rank = trainer.global_rank
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -37,10 +38,10 @@ class Ranks:
         if self.world == 1:
             return rows
         own = torch.zeros(self.world, dtype=torch.long, device=self.device)
-        own[self.strategy.global_rank] = len(rows)
+        own[self.rank] = len(rows)
         counts = [int(count) for count in self.sum(own)]
         # Each process adds its rows into its own place of a tensor of zeros: a gather that every backend can do.
         everything = rows.new_zeros(sum(counts), *rows.shape[1:])
-        start = sum(counts[: self.strategy.global_rank])
+        start = sum(counts[: self.rank])
         everything[start : start + len(rows)] = rows
         return self.sum(everything)

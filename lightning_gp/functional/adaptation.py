@@ -57,11 +57,11 @@ def difference(left: Parameters, right: Parameters) -> Parameters:
 def norm_per_environment(stacked: Parameters) -> Tensor:
     """Euclidean norm over all parameters of each environment: tensors (E, *shape) -> (E,).
 
-    Its derivative at zero is zero, so that a path of length 0 has a finite gradient.
+    Its derivative at zero is zero, so that a path of length 0 has a finite gradient. NaN gives NaN.
     """
     squares = torch.stack([value.flatten(1).square().sum(1) for value in stacked.values()]).sum(0)
-    positive = squares > 0
-    return torch.where(positive, torch.where(positive, squares, 1.0).sqrt(), 0.0)
+    moving = squares != 0  # NaN included
+    return torch.where(moving, torch.where(moving, squares, 1.0).sqrt(), 0.0)
 
 
 def over_environments(function: Callable[..., Any], stacked: Parameters, shared: Parameters, *tensors: Tensor) -> Any:

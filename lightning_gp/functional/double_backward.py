@@ -11,7 +11,12 @@ NO_DOUBLE_BACKWARD = ("is not implemented", "double backward", "differentiate tw
 
 
 def leaf(parameter: Tensor) -> Tensor:
-    """An alias that carries a graph of its own; an inference tensor has to be copied to be differentiable."""
+    """The parameter itself where autograd can differentiate by it, else an alias; so a loss may reach it in any way.
+
+    An inference tensor has to be copied to be differentiable.
+    """
+    if parameter.is_leaf and parameter.requires_grad and not parameter.is_inference():
+        return parameter
     alias = parameter.clone() if parameter.is_inference() else parameter.detach()
     return alias.requires_grad_()
 
@@ -20,7 +25,7 @@ def differentiable_gradients(value: Tensor, leaves: list[Tensor]) -> tuple[Tenso
     """Gradient of the loss with its graph; None for a parameter that does not enter.
 
     Raises:
-        ValueError: the loss depends on none of them.
+        ValueError: the loss depends on none of them, or the gradient of one is sparse.
         RuntimeError: an operation has no double backward.
     """
     gradients: tuple[Tensor | None, ...] = (None,)
@@ -32,6 +37,8 @@ def differentiable_gradients(value: Tensor, leaves: list[Tensor]) -> tuple[Tenso
             gradients = torch.autograd.grad(value, leaves, one, create_graph=True, allow_unused=True)
         except RuntimeError as error:
             raise explain(error) from error
+    if any(gradient is not None and gradient.layout != torch.strided for gradient in gradients):
+        raise ValueError("the gradient is sparse, and has no derivative; build the embeddings with sparse=False.")
     if all(gradient is None for gradient in gradients):
         raise ValueError(
             "the loss does not depend on the parameters. It must be computed from the dict it is given, e.g. with "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_gp.functional.adaptation import over_environments
+from lightning_gp.functional.double_backward import leaf
 from lightning_gp.types import Parameters
 
 
@@ -61,10 +62,11 @@ def gradients_of_losses(losses: Callable[[Parameters], Tensor], parameters: Para
 
     Args:
         losses: maps θ to the losses (E,).
-        parameters: θ, tensors (*shape); left as they are.
+        parameters: θ, tensors (*shape); left as they are. Leaves that require gradients, such as a module's own
+            parameters, are differentiated by themselves, so ``losses`` may reach them without the dict.
 
     Returns:
-        Tensors (E, *shape), detached.
+        Tensors (E, *shape), detached and dense.
 
     Raises:
         ValueError: if ``losses`` does not return a vector, or depends on no parameter.
@@ -74,18 +76,22 @@ def gradients_of_losses(losses: Callable[[Parameters], Tensor], parameters: Para
         tensor([1., 6.])
     """
     with torch.inference_mode(False), torch.enable_grad():
-        leaves = {name: _differentiable(value).requires_grad_() for name, value in parameters.items()}
+        leaves = {name: leaf(value) for name, value in parameters.items()}
         values = losses(dict(leaves))
         _check_losses(values, None)
-        rows = [
-            torch.autograd.grad(value, list(leaves.values()), retain_graph=True, materialize_grads=True)
-            for value in values
-        ]
-    return {name: torch.stack(column) for name, column in zip(leaves, zip(*rows, strict=True), strict=True)}
+        wanted = [value for value in leaves.values() if value.requires_grad]  # the loss may have frozen some
+        rows = [torch.autograd.grad(value, wanted, retain_graph=True, materialize_grads=True) for value in values]
+    columns = ([dense(gradient) for gradient in column] for column in zip(*rows, strict=True))
+    stacks = {id(value): torch.stack(column) for value, column in zip(wanted, columns, strict=True)}
+    count = len(values)
+    return {
+        name: stacks[id(value)] if id(value) in stacks else torch.zeros_like(value).expand(count, *value.shape)
+        for name, value in leaves.items()
+    }
 
 
 def gradient_norm(gradients: Parameters) -> Tensor:
-    """‖g_τ‖ over all parameters of each environment [T21, section IX-B].
+    """‖g_τ‖ = (Σ|g|²)^½ over all parameters of each environment [T21, section IX-B].
 
     Args:
         gradients: a stack, tensors (E, *shape).
@@ -105,7 +111,7 @@ def gradient_norm(gradients: Parameters) -> Tensor:
 
 
 def cosine_similarity(a: Parameters, b: Parameters) -> Tensor:
-    """cos(a_τ, b_τ) = ⟨a_τ, b_τ⟩ / (‖a_τ‖ ‖b_τ‖) of each environment [T21, Fig. 2].
+    """cos(a_τ, b_τ) = Re⟨a_τ, b_τ⟩ / (‖a_τ‖ ‖b_τ‖) of each environment [T21, Fig. 2].
 
     Args:
         a: a stack, tensors (E, *shape).
@@ -163,6 +169,11 @@ def _differentiable(value: Tensor) -> Tensor:
     return value.clone() if value.is_inference() else value.detach()
 
 
+def dense(gradient: Tensor) -> Tensor:
+    """A gradient of ``Embedding(sparse=True)`` and the like as an ordinary tensor, detached."""
+    return gradient.detach() if gradient.layout == torch.strided else gradient.detach().to_dense()
+
+
 def _check_losses(losses: object, count: int | None) -> None:
     expected = "(E,)" if count is None else f"({count},)"
     if not isinstance(losses, Tensor) or losses.ndim != 1 or (count is not None and losses.shape[0] != count):
@@ -175,15 +186,18 @@ def _check_losses(losses: object, count: int | None) -> None:
         )
 
 
+def _real(stack: Tensor) -> Tensor:
+    """A stack as a matrix (E, numel); a complex number is the two real ones of which Re⟨a, b⟩ is the inner product."""
+    stack = torch.view_as_real(stack.resolve_conj()) if stack.is_complex() else stack
+    return stack.flatten(1) if stack.ndim > 1 else stack.unsqueeze(1)
+
+
 def _unit(gradients: Parameters) -> tuple[Parameters, Tensor]:
     """The directions, flattened to (E, numel), and the norms (E,) of a stack; a zero gradient's direction is NaN."""
     if not gradients:
         raise ValueError("There are no gradients: the dict of parameters is empty.")
     flat = {
-        name: value.flatten(1).to(torch.promote_types(value.dtype, torch.float32))
-        if value.ndim > 1
-        else value.unsqueeze(1).to(torch.promote_types(value.dtype, torch.float32))
-        for name, value in gradients.items()
+        name: _real(value).to(torch.promote_types(value.real.dtype, torch.float32)) for name, value in gradients.items()
     }
     # Squares of gradients below 1e-19 vanish in float32; dividing by the largest entry first keeps them.
     largest = torch.stack([value.abs().amax(1) for value in flat.values() if value.shape[1]]).amax(0)

@@ -31,7 +31,7 @@ def phase_consistency(trajectory: Trajectory) -> Tensor:
 
     Returns:
         (E,), at least 1, and 1 when the path is straight; so always 1 for S = 1. A path of length 0 gives 1 (its
-        gradient never changes), one that comes back to its start ∞.
+        gradient never changes), one that comes back to its start ∞, one that is not finite NaN.
 
     Example:
         >>> corner = [torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 0.0]]), torch.tensor([[3.0, 4.0]])]
@@ -108,7 +108,7 @@ def stretched(start: Parameters, end: Parameters, length: Tensor) -> Parameters:
     """
     step = difference(end, start)
     norm = norm_per_environment(step)
-    moving = norm > 0
+    moving = norm != 0
     # Both branches of `where` are differentiated, hence the 1 in the denominator of the one that is not taken.
     factor = torch.where(moving, length / torch.where(moving, norm, 1.0), 0.0)
     return {
@@ -199,5 +199,6 @@ def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
 
 
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """``above / below``, with 0 / 0 = 1."""
-    return torch.where((above == 0) & (below == 0), 1.0, above / below)
+    """``above / below``, with 0 / 0 = 1; NaN where either is not finite."""
+    ratio = torch.where((above == 0) & (below == 0), 1.0, above / below)
+    return torch.where(above.isfinite() & below.isfinite(), ratio, torch.nan)

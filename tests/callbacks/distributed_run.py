@@ -63,6 +63,7 @@ def main(processes, folder):
             PhaseAmplitudeConsistency(probe_size=8),
             HessianEigenvalues(probe_size=8, tol=1e-8),
             LearningRateBounds(),
+            GradientNorm(at="probe", probe_size=1000, every_n_epochs=50, prefix="never/"),
         ]
         trainer = pl.Trainer(
             max_epochs=2,
@@ -80,6 +81,10 @@ def main(processes, folder):
         logged[name] = {key: value for callback in callbacks for key, value in callback.values.items()}
         ranks = callbacks[1].state_dict()["batch"]["ranks"]
         assert len(ranks) == processes
+        unfinished = callbacks[-1].state_dict()["batch"]
+        assert len(unfinished["ranks"]) == processes
+        assert all(unfinished["ranks"])
+        assert "seen" in unfinished
         trainer.save_checkpoint(f"{folder}/{name}.ckpt")
         assert trainer.callback_metrics.keys() >= logged[name].keys()
         rank = trainer.global_rank

@@ -15,6 +15,7 @@ from lightning_gp.callbacks import (
     LearningRateBounds,
     PhaseAmplitudeConsistency,
 )
+from lightning_gp.contracts import Rate
 from lightning_gp.environments import Environments
 from lightning_gp.functional import hessian_eigenvalues
 from lightning_gp.networks import SinusoidMLP
@@ -205,8 +206,8 @@ def test_bounds_of_a_plain_module_have_no_inner_rate_and_warn_once(tmp_path):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_bounds_read_a_gradient_penalty_as_twice_its_coefficient(tmp_path, sign):
-    module = erm()
-    module.coefficients, module.sign = {"a": 1e-3, "b": 5e-4}, sign
+    module, kind = erm(), "positive_penalty" if sign == 1 else "fomaml"
+    module.rate = lambda: Rate("coefficient", "α", lambda: (1e-3, 5e-4), lambda alpha: None, kind, factor=2.0)
     eigenvalues, bounds = HessianEigenvalues(tol=1e-9), LearningRateBounds()
     fit(tmp_path, module, no_query(), [eigenvalues, bounds], **DOUBLE)
     top = torch.tensor([eigenvalues.values[f"curvature/eigenvalue_{i}"] for i in (1, 2)], dtype=torch.float64).clamp(0)

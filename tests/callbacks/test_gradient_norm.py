@@ -88,7 +88,7 @@ def test_arguments_are_checked():
         GradientNorm(groups=0)
     with pytest.raises(ValueError, match="every_n_epochs=0"):
         GradientNorm(every_n_epochs=0)
-    with pytest.raises(ValueError, match="probe_size="):
+    with pytest.raises(TypeError, match=r"probe_size=1\.5"):
         GradientNorm(probe_size=1.5)
-    with pytest.raises(ValueError, match="loss_fn='x'"):
+    with pytest.raises(TypeError, match="loss_fn='x'"):
         GradientNorm(loss_fn="x")

@@ -1,5 +1,6 @@
 """``PhaseAmplitudeConsistency`` along the path of the parameters during an epoch, also through a checkpoint."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -67,3 +68,13 @@ def test_no_path_is_saved_at_the_end_of_an_epoch(tmp_path):
     callback = PhaseAmplitudeConsistency()
     fit(tmp_path, build(Classifier), loaders(), [callback])
     assert callback.state_dict()["path"] == {}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_path_that_is_not_finite_has_no_phase_consistency(bad):
+    weight = torch.zeros(2)
+    path = outer_path.OuterPath([weight])
+    for value in (bad, 1.0):
+        weight.fill_(value)
+        path.add_step()
+    assert math.isnan(path.consistencies()["phase_consistency"])

@@ -82,11 +82,14 @@ def test_a_loss_without_parameters_is_refused(tmp_path):
     refused(tmp_path, build(Classifier), constant, "does not depend on the module's trainable parameters")
 
 
-def test_a_step_that_returns_nothing_is_refused(tmp_path):
+def test_a_step_that_returns_nothing_is_passed_over(tmp_path):
     module = build(Classifier)
     step = module.training_step
-    module.training_step = lambda batch, batch_idx: step(batch, batch_idx) if module.steps < 99 and batch_idx else None
-    refused(tmp_path, module, HessianEigenvalues(), "training_step returned NoneType")
+    module.training_step = lambda batch, batch_idx: step(batch, batch_idx) if batch_idx else None
+    callback = HessianEigenvalues(every_n_epochs=2)
+    fit(tmp_path, module, loaders(), [callback])
+    assert callback.batch.indices == [1]
+    assert math.isfinite(callback.values["curvature/eigenvalue_1"])
 
 
 def test_kernels_without_double_backward_are_refused(tmp_path):

@@ -54,7 +54,7 @@ def test_without_it_nothing_of_it_is_measured(tmp_path):
 
 
 def test_a_module_without_inner_loop_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="Classifier lacks the methods adaptation and predict"):
+    with pytest.raises(ValueError, match="Classifier lacks the methods inner_loop and predict"):
         fit(tmp_path, build(Classifier), loaders()[0], [PhaseAmplitudeConsistency(prototype=True)])
 
 

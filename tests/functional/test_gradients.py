@@ -146,3 +146,29 @@ def test_bad_input_is_refused():
         cosine_similarity({"w": x}, {"v": x})
     with pytest.raises(ValueError, match="empty"):
         gradient_norm({})
+
+
+def test_complex_gradients_are_conjugated():
+    torch.manual_seed(0)
+    a, b = (torch.randn(2, 4, 3, dtype=torch.complex128) for _ in range(2))
+    left, right = {"w": a, "r": a.real[:, 0]}, {"w": b, "r": b.imag[:, 1]}
+    flat = [torch.cat([stack["w"].flatten(1), stack["r"] + 0j], 1) for stack in (left, right)]
+    norms = [row.abs().square().sum(1).sqrt() for row in flat]
+    products = (flat[0].conj() * flat[1]).sum(1).real / norms[0] / norms[1]
+    torch.testing.assert_close(gradient_norm(left), norms[0])
+    torch.testing.assert_close(cosine_similarity(left, right), products)
+    gram = (flat[0].conj() @ flat[0].T).real / norms[0] / norms[0].unsqueeze(1)
+    torch.testing.assert_close(pairwise_cosines(left), gram)
+
+
+def test_live_parameters_may_be_reached_in_any_way():
+    weight = torch.nn.Parameter(torch.tensor([2.0, 3.0], dtype=torch.float64))
+    found = gradients_of_losses(lambda p: torch.stack([(weight**2).sum(), (p["w"] ** 3).sum()]), {"w": weight})["w"]
+    assert found.tolist() == [[4.0, 6.0], [12.0, 27.0]]
+    assert weight.grad is None
+
+
+def test_sparse_gradients_become_dense():
+    table = torch.nn.Embedding(4, 2, sparse=True, dtype=torch.float64)
+    found = gradients_of_losses(lambda p: table(torch.tensor([1, 1])).sum().reshape(1), {"w": table.weight})["w"]
+    assert found.tolist() == [[[0.0, 0.0], [2.0, 2.0], [0.0, 0.0], [0.0, 0.0]]]

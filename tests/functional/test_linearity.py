@@ -169,3 +169,15 @@ def test_bad_input_is_refused(problem):
         phase_loss(predict, trajectory, x, "both")
     with pytest.raises(ValueError, match=r"at least 2 classes, got \(3, 5, 1\)"):
         phase_loss(lambda p, x: predict(p, x)[:, :1], trajectory, x)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", [1, 2])
+def test_a_path_that_is_not_finite_has_no_consistency(bad, where):
+    points = [torch.zeros(2, 2), torch.ones(2, 2), 3 * torch.ones(2, 2)]
+    points[where][0, 0] = bad
+    path = tuple({"w": point} for point in points)
+    trajectory = Trajectory(path, path, {})
+    assert phase_consistency(trajectory).isnan().tolist() == [True, False]
+    gradients = tuple({"w": point} for point in (points[1], points[where], points[2]))
+    assert amplitude_consistency(Trajectory(path, gradients, {})).isnan().tolist() == [True, False]

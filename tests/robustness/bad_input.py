@@ -127,20 +127,22 @@ ALGORITHMS = [
 ]
 CALLBACKS = [
     Row("CosineSimilarity", lambda: callbacks.CosineSimilarity(every_n_epochs=0), ValueError, "=0", "at least 1"),
-    Row("GradientNorm", lambda: callbacks.GradientNorm(at="end"), ValueError, "at='end'", "'probe' or 'step'"),
+    Row("GradientNorm", lambda: callbacks.GradientNorm(at="end"), ValueError, "at='end'", "'probe', 'step'"),
     Row("GradientNorm", lambda: callbacks.GradientNorm(groups="layers"), ValueError, "groups='layers'", "name parts"),
-    Row("Probe", lambda: callbacks.CosineSimilarity(prefix=3), ValueError, "prefix=3", "must be text"),
+    Row("Probe", lambda: callbacks.CosineSimilarity(prefix=3), TypeError, "prefix=3", "must be text"),
     Row("HessianEigenvalues", lambda: callbacks.HessianEigenvalues(k=0), ValueError, "k=0", "at least 1"),
     Row("HessianEigenvalues", lambda: callbacks.HessianEigenvalues(tol=0), ValueError, "tol=0", "1e-3"),
     Row("HessianEigenvalues", lambda: callbacks.HessianEigenvalues(objective="v"), ValueError, "'v'", "'training'"),
     Row(
         "HessianEigenvalues", lambda: callbacks.HessianEigenvalues(3, max_products=2), ValueError, "=2", "k=3, or None"
     ),
-    Row("LearningRateBounds", lambda: callbacks.LearningRateBounds(inner_lr=-1), ValueError, "inner_lr=-1", "or None"),
+    Row(
+        "LearningRateBounds", lambda: callbacks.LearningRateBounds(inner_lr=-1), ValueError, "inner_lr=-1", "at least 0"
+    ),
     Row("LearningRateBounds", lambda: callbacks.LearningRateBounds(kind="anil"), ValueError, "'anil'", "'fomaml'"),
     Row("LearningRateBounds", lambda: callbacks.LearningRateBounds(inner_steps=0), ValueError, "=0", "at least 1"),
     Row("PhaseAmplitudeConsistency", lambda: callbacks.PhaseAmplitudeConsistency(probe_size=0), ValueError, "=0", "1"),
-    Row("Probe", lambda: callbacks.Probe(loss_fn="loss"), ValueError, "loss_fn='loss'", "(module, batch)"),
+    Row("Probe", lambda: callbacks.Probe(loss_fn="loss"), TypeError, "loss_fn='loss'", "(module, batch)"),
     Row("Probe", lambda: callbacks.Probe().measure(None), NotImplementedError, "Probe must define", "measure("),
 ]
 DATA = [

@@ -1,0 +1,91 @@
+"""What each callback says that it logs: in its keys, in its docstring, in the docs, and in a run."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from torch.nn import functional as F
+
+from lightning_gp import MAML, callbacks
+from lightning_gp.callbacks import (
+    CosineSimilarity,
+    GradientNorm,
+    HessianEigenvalues,
+    LearningRateBounds,
+    PhaseAmplitudeConsistency,
+    Probe,
+)
+from lightning_gp.environments import Environments
+from lightning_gp.networks import SinusoidMLP
+from tests.callbacks.callback_cases import Manual, build, fit, loaders
+
+DOCS = Path(__file__).parents[2] / "docs" / "callbacks"
+PROBES = [cls for name in callbacks.__all__ if issubclass(cls := getattr(callbacks, name), Probe) and cls is not Probe]
+FORMS = {"<i>": r"\d+", "<group>": r".+"}
+
+
+def data(query):
+    torch.manual_seed(0)
+    x, y = torch.randn(3, 6, 1), torch.randint(3, (3, 6))
+    return torch.utils.data.DataLoader([Environments((x, y), (x, y) if query else None)] * 2, batch_size=None)
+
+
+def maml():
+    torch.manual_seed(0)
+    return MAML(SinusoidMLP([8], out_features=3), criterion=F.cross_entropy, inner_lr=0.01)
+
+
+RUNS = {
+    GradientNorm: [
+        (maml, lambda: data(True), lambda: [GradientNorm(groups=1, histogram=True)]),
+        (lambda: build(Manual), loaders, lambda: [GradientNorm()]),
+    ],
+    CosineSimilarity: [
+        (maml, lambda: data(False), lambda: [CosineSimilarity(matrix=True)]),
+        (maml, lambda: data(True), lambda: [CosineSimilarity()]),
+    ],
+    PhaseAmplitudeConsistency: [(maml, lambda: data(True), lambda: [PhaseAmplitudeConsistency(prototype=True)])],
+    HessianEigenvalues: [(maml, lambda: data(True), lambda: [HessianEigenvalues(trace=True, density=True)])],
+    LearningRateBounds: [(maml, lambda: data(True), lambda: [LearningRateBounds(), HessianEigenvalues()])],
+}
+
+
+def test_every_callback_is_here():
+    assert set(RUNS) == set(PROBES)
+
+
+@pytest.mark.parametrize("cls", PROBES)
+def test_a_run_logs_the_keys_and_no_others(tmp_path, cls):
+    found = set()
+    for i, (make, loader, build_callbacks) in enumerate(RUNS[cls]):
+        folder, attached = tmp_path / str(i), build_callbacks()
+        fit(folder, make(), loader(), attached, logger=CSVLogger(folder), log_every_n_steps=1)
+        found |= attached[0].values.keys()
+        if cls is not LearningRateBounds:
+            found |= {
+                re.sub(r"-step=\d+$", "", picture.stem).replace("_", "/", 1)
+                for picture in folder.rglob("figures/*.png")
+            }
+    patterns = {key.name: re.escape(key.name) for key in cls.keys}
+    for form, pattern in FORMS.items():
+        patterns = {name: value.replace(form, pattern) for name, value in patterns.items()}
+    for key in found:
+        assert any(re.fullmatch(pattern, key) for pattern in patterns.values()), key
+    for name, pattern in patterns.items():
+        assert any(re.fullmatch(pattern, key) for key in found), name
+
+
+@pytest.mark.parametrize("cls", PROBES)
+def test_docstring_and_docs_name_them(cls):
+    rows = re.findall(r"^\| ``(.+?)`` \| (.+) \| ?(.*?) ?\|$", inspect.getdoc(cls).replace("\\\n", ""), re.MULTILINE)
+    assert [(name, limits, meaning) for name, meaning, limits in rows if "/" in name] == [
+        tuple(key) for key in cls.keys
+    ]
+    page = cls.__module__.rpartition(".")[2]
+    (row,) = re.findall(rf"\{{doc\}}`{page}` \| (.*)", (DOCS / "index.md").read_text())
+    named = set(re.findall(r"`([\w/<>]+)`", row.split(" | ")[0]))
+    assert named
+    assert named <= {key.name for key in cls.keys}
