@@ -140,6 +140,11 @@ def why_not_vectorised(
         if device.type != "cpu" or not torch.equal(before, torch.get_rng_state()):
             return None  # random numbers: the two ways need not agree
         apart = [losses(one).detach() for one in chunks_of(two, 1)]
+    if together.shape != (2,):
+        raise ValueError(
+            f"environment_losses returned shape {tuple(together.shape)} for 2 environments; it must return one loss per "
+            "environment: take the mean over examples, not over environments."
+        )
     tolerance = 10 * torch.finfo(together.dtype).eps ** 0.5
     same = torch.allclose(together, torch.cat(apart), rtol=tolerance, atol=tolerance, equal_nan=True)
     return None if same else "it gives other numbers under vmap"

@@ -28,7 +28,7 @@ class OwnObjective(MAML):
     [
         (
             lambda: MAML(SinusoidMLP(), inner_lr=-0.1),
-            r"inner_lr=-0.1 must be a finite number of at least 0; 0 turns the inner loop off",
+            r"inner_lr=-0.1 must be a finite number of at least 0; or a mapping",
         ),
         (lambda: MAML(SinusoidMLP(), inner_lr=float("nan")), "inner_lr=nan must be a finite"),
         (lambda: MAML(SinusoidMLP(), inner_lr={"head": 0.1}), "gives no rate for .*body.0.weight"),
