@@ -161,7 +161,7 @@ def merge_files(files: Sequence[Path], output: Path) -> None:
 def plot_file(
     file: Path,
     eigenvalues: Sequence[float] = (),
-    curves: Sequence[Curve] = ("simplified", "exact"),
+    curves: Sequence[Curve] | None = None,
     title: str = "",
     output: Path | None = None,
 ) -> None:
@@ -170,7 +170,7 @@ def plot_file(
     Args:
         file: the map's file.
         eigenvalues: λ_1 λ_2 … for the theory's curves.
-        curves: simplified, exact, positive_penalty.
+        curves: simplified, exact, positive_penalty; null for that of the map's own algorithm, steps and sign.
         title: above the picture.
         output: where to, without extension; null for beside the map.
 

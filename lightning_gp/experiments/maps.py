@@ -33,7 +33,7 @@ class Panel(NamedTuple):
 
     title: str
     eigenvalues: Sequence[float] = ()
-    curves: Sequence[Curve] = ("simplified", "exact")
+    curves: Sequence[Curve] | None = None
 
 
 @dataclass(frozen=True)

@@ -142,8 +142,8 @@ def why_not_vectorised(
         apart = [losses(one).detach() for one in chunks_of(two, 1)]
     if together.shape != (2,):
         raise ValueError(
-            f"environment_losses returned shape {tuple(together.shape)} for 2 environments; it must return one loss per "
-            "environment: take the mean over examples, not over environments."
+            f"environment_losses returned shape {tuple(together.shape)} for 2 environments; it must return one loss "
+            "per environment: take the mean over examples, not over environments."
         )
     tolerance = 10 * torch.finfo(together.dtype).eps ** 0.5
     same = torch.allclose(together, torch.cat(apart), rtol=tolerance, atol=tolerance, equal_nan=True)

@@ -47,9 +47,12 @@ def checksum(tensors: Iterable[Tensor]) -> str:
 def describe_objective(objective: Any) -> dict[str, Any]:
     """Class, arguments, network, and what its α is."""
     arguments = {name: value for name, value in dict(objective.hparams).items() if name not in _ANY_RATE}
+    rate = rate_of(objective)
     return {
         "class": type(objective).__name__,
-        "rate": rate_of(objective).name,
+        "rate": rate.name,
+        "label": rate.label,
+        "curvature": {"kind": rate.kind, "steps": rate.steps, "factor": rate.factor},
         "arguments": plain(arguments),
         "network": plain(objective.network),
         "criterion": plain(objective.criterion),

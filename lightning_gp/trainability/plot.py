@@ -6,8 +6,8 @@ regularization perspective: Figs. 1 and 6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,13 +26,19 @@ KINDS: dict[str, tuple[Kind, str, str]] = {
     "positive_penalty": ("positive_penalty", "-", "positive penalty"),
 }
 COLOURS = ("black", "tab:red", "tab:purple", "tab:brown")
-AXES = {"inner_lr": "inner rate α", "coefficient": "coefficient α", "penalty_weight": "penalty weight α"}
+OF_KIND: dict[str | None, tuple[Curve, ...]] = {
+    "fomaml": ("simplified",),
+    "maml": ("exact",),
+    "positive_penalty": ("positive_penalty",),
+    None: (),
+}
+"""The curve of each effective curvature that a rate can have."""
 
 
 def plot_map(
     result: TrainabilityResult,
     eigenvalues: Sequence[float] = (),
-    curves: Sequence[Curve] = ("simplified", "exact"),
+    curves: Sequence[Curve] | None = None,
     title: str = "",
 ) -> Figure:
     """The loss over (α, β) in colour, diverged cells blank, with the theory's curves; see ``draw_map``.
@@ -40,7 +46,8 @@ def plot_map(
     Args:
         result: the map.
         eigenvalues: the largest eigenvalues λ_1, λ_2, … of the Hessian, for curves of β_c and the line of α_c.
-        curves: which β_c(α) to draw for each eigenvalue.
+        curves: which β_c(α) to draw for each eigenvalue; None for that of the map's own objective, its inner steps and
+            its sign, as its header has them.
         title: above the picture.
 
     Returns:
@@ -60,19 +67,22 @@ def draw_map(
     axes: Axes,
     result: TrainabilityResult,
     eigenvalues: Sequence[float] = (),
-    curves: Sequence[Curve] = ("simplified", "exact"),
+    curves: Sequence[Curve] | None = None,
     title: str = "",
 ) -> None:
     """Draws a map into ``axes`` [T21, Fig. 6]. Arguments as for ``plot_map``.
 
-    A cell is blank where a seed diverged. The dashed line is β_c found at α = 0. For a penalty without the half,
-    α ‖∇L‖², the theory's α is twice the coefficient, which is taken into account.
+    A cell is blank where a seed diverged. The dashed line is β_c found at α = 0. The theory's curves are those of the
+    objective's own inner steps; for a penalty without the half, α ‖∇L‖², its α is twice the coefficient.
     """
     if not isinstance(result, TrainabilityResult):
         raise TypeError(
             f"A map is drawn from a TrainabilityResult, got {type(result).__name__}; TrainabilityResult.load reads one "
             "from its file."
         )
+    described = result.header["settings"]["objective"]
+    curvature = {"kind": "maml", "steps": 1, "factor": 1.0, **described.get("curvature", {})}
+    curves = OF_KIND[curvature["kind"]] if curves is None else curves
     unknown = [curve for curve in curves if curve not in KINDS]
     if unknown:
         raise ValueError(f"curves={list(curves)}: {unknown[0]!r} is unknown; use {', '.join(map(repr, KINDS))}.")
@@ -85,29 +95,38 @@ def draw_map(
     horizontal, vertical = edges(result.inner_lrs), edges(result.outer_lrs)
     mesh = axes.pcolormesh(horizontal, vertical, losses.T, norm=norm, cmap="viridis")
     axes.figure.colorbar(mesh, ax=axes, label="loss after training")
-    rate = result.header["settings"]["objective"]["rate"]
-    axes.set(xscale="log", yscale="log", xlabel=AXES[rate], ylabel="outer rate β", title=title)
+    axes.set(
+        xscale="log", yscale="log", xlabel=described.get("label", described["rate"]), ylabel="outer rate β", title=title
+    )
     axes.set(xlim=(horizontal[0], horizontal[-1]), ylim=(vertical[0], vertical[-1]))
     zero = result.zero_critical_outer_lr()
     if zero is not None and 0 < zero < np.inf:
         axes.axhline(zero, color="tab:orange", linestyle="--", linewidth=1.5, label="β_c found at α = 0")
-    _draw_theory(axes, horizontal, vertical, eigenvalues, curves, 2.0 if rate == "coefficient" else 1.0)
+    _draw_theory(axes, horizontal, vertical, eigenvalues, curves, curvature)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7, loc="lower left", framealpha=0.9)
 
 
 def _draw_theory(
-    axes: Axes, horizontal: Array, vertical: Array, eigenvalues: Sequence[float], curves: Sequence[Curve], factor: float
+    axes: Axes,
+    horizontal: Array,
+    vertical: Array,
+    eigenvalues: Sequence[float],
+    curves: Sequence[Curve],
+    curvature: Mapping[str, Any],
 ) -> None:
+    factor = curvature["factor"]
     alphas = np.geomspace(horizontal[0], horizontal[-1], 1000)
     for number, (value, colour) in enumerate(zip(eigenvalues, COLOURS, strict=False), 1):
         for curve in curves:
             kind, style, name = KINDS[curve]
-            bounds = np.asarray(critical_outer_lr(np.full((len(alphas), 1), value), factor * alphas, kind))
+            steps = curvature["steps"] if kind == curvature["kind"] else 1
+            bounds = np.asarray(critical_outer_lr(np.full((len(alphas), 1), value), factor * alphas, kind, steps))
             shown = np.where((bounds > 0) & (bounds < 10 * vertical[-1]), bounds, np.nan)
-            label = f"β_c, λ_{number} = {value:.3g}, {name}"
+            label = f"β_c, λ_{number} = {value:.3g}, {name}{f', S = {steps}' if steps > 1 else ''}"
             axes.plot(alphas, shown, color=colour, linestyle=style, linewidth=1.3, label=label)
-    if len(eigenvalues) and "positive_penalty" not in curves:
+    odd = curvature["kind"] != "fomaml" or curvature["steps"] % 2  # an even number of steps keeps the minimum
+    if len(eigenvalues) and "simplified" in curves and odd:
         critical = float(critical_inner_lr(np.asarray(eigenvalues, dtype=np.float64))) / factor
         if horizontal[0] < critical < horizontal[-1]:
             axes.axvline(critical, color="tab:gray", linestyle="-.", linewidth=1.3, label=f"α_c = {critical:.3g}")

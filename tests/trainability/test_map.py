@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_gp.environments import Environments
-from lightning_gp.modules import MAML
+from lightning_gp.modules import FOMAML, MAML, GradientPenalty, IRMv1
 from lightning_gp.plots import save_figure
 from lightning_gp.trainability import TrainabilityMap, TrainabilityResult, merge, plot_map
 from tests.trainability import problems
@@ -167,7 +167,7 @@ def test_file_holds_no_machine(whole):
 def test_pictures(whole, tmp_path):
     pytest.importorskip("matplotlib")
     result = TrainabilityResult.load(whole)
-    figure = plot_map(result, eigenvalues=[20.0, 2.0], title="tiny")
+    figure = plot_map(result, [20.0, 2.0], ("simplified", "exact"), title="tiny")
     axes = figure.axes[0]
     assert axes.get_xscale() == axes.get_yscale() == "log"
     image = axes.collections[0].get_array().reshape(3, 3)
@@ -189,3 +189,43 @@ def test_pictures(whole, tmp_path):
     assert all(file.stat().st_size > 1000 for file in files)
     with pytest.raises(ValueError, match="'weird'"):
         plot_map(result, [1.0], curves=["weird"])
+
+
+CURVES = {
+    "MAML": (lambda n: MAML(n, criterion=F.mse_loss), ["λ_1 = 4, exact"], lambda a: 2 / (4 * (1 - 4 * a) ** 2)),
+    "MAML, 3 steps": (
+        lambda n: MAML(n, inner_steps=3, criterion=F.mse_loss),
+        ["λ_1 = 4, exact, S = 3"],
+        lambda a: 2 / (4 * (1 - 4 * a) ** 6),
+    ),
+    "FOMAML, 2 steps": (
+        lambda n: FOMAML(n, inner_steps=2, criterion=F.mse_loss),
+        ["λ_1 = 4, simplified, S = 2"],
+        lambda a: 2 / (4 * (1 - 4 * a) ** 2),
+    ),
+    "positive penalty": (
+        lambda n: GradientPenalty(n, sign=1, criterion=F.mse_loss),
+        ["λ_1 = 4, positive penalty"],
+        lambda a: 2 / (4 + 2 * a * 16),
+    ),
+    "negative penalty": (
+        lambda n: GradientPenalty(n, sign=-1, criterion=F.mse_loss),
+        ["λ_1 = 4, simplified"],
+        lambda a: 2 / (4 - 2 * a * 16),
+    ),
+    "IRMv1": (lambda n: IRMv1(n, criterion=F.mse_loss), [], None),
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_theory_is_that_of_the_maps_own_objective(name):
+    pytest.importorskip("matplotlib")
+    build, labels, bound = CURVES[name]
+    x = torch.linspace(-1, 1, 5).reshape(1, 5, 1).repeat(2, 1, 1)
+    batch = Environments((x, 2 * x), (x, 2 * x))
+    result = TrainabilityMap(build(nn.Linear(1, 1)), batch, [0.01, 0.05], [0.1, 0.2], iterations=2).run(progress=False)
+    lines = [line for line in plot_map(result, [4.0]).axes[0].lines if line.get_label().startswith("β_c, ")]
+    assert [line.get_label().removeprefix("β_c, ") for line in lines] == labels
+    for line in lines:
+        alpha, beta = (values[~np.isnan(line.get_ydata())] for values in line.get_data())
+        np.testing.assert_allclose(beta, bound(alpha))
