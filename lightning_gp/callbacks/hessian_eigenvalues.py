@@ -20,6 +20,7 @@ from lightning_gp.functional.curvature import (
     hessian_vector_product,
     warm_start,
 )
+from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.spectrum import SpectralDensity, spectral_density, trace
 from lightning_gp.plots import require_matplotlib
 from lightning_gp.plots import spectral_density as draw_density
@@ -35,16 +36,16 @@ class HessianEigenvalues(Probe):
     ``objective="training"`` what training minimises on it: adapted, with penalties. For modules without environments
     both are the module's loss.
 
-    The first search goes on until no larger eigenvalue can be hidden, as far as its random start can tell. Each further
-    one starts from the last eigenvectors and follows them, which saves a quarter to a half of the products; what it
-    would find late is an eigenvector that came to lead since and to which none of them leans (not seen in any of our
-    measurements; ``warm_start=False`` searches anew each time). The vectors are saved in checkpoints as one (the blend
+    Each search ends only when, as far as a random vector can tell, no eigenvalue above the last one is missing, copies
+    of repeated eigenvalues included. From the second on it starts from the last eigenvectors, which saves products
+    (``warm_start=False`` searches anew each time). The vectors are saved in checkpoints as one (the blend
     of them that a warm start uses) of up to 64 MB; beyond that a resumed run starts cold once.
 
     | key | meaning | range |
     |---|---|---|
     | ``curvature/eigenvalue_<i>`` | λ_i, i = 1 … k, largest first | (−∞, ∞) |
     | ``curvature/residual_<i>`` | ‖H v_i − λ_i v_i‖: some eigenvalue is within this distance of λ_i | [0, ∞) |
+    | ``curvature/converged`` | 1 where every value is as good as ``tol`` asks, 0 where the budget or rounding forbade it | {0, 1} |
     | ``curvature/products`` | Hessian-vector products of this search | [1, ``max_products``] |
     | ``curvature/trace`` | tr ∇²L(θ), estimated by Hutch++, with ``trace=True`` | (−∞, ∞) |
     | ``curvature/trace_standard_error`` | of that estimate | [0, ∞) |
@@ -52,7 +53,7 @@ class HessianEigenvalues(Probe):
 
     All are NaN if the loss or its derivatives are not finite. The random vectors are the same at every measurement.
 
-    Cost: about 20 products for two eigenvalues to 1e-3, from the second search on 5 to 15, each as long as about two
+    Cost: 15 to 30 products for two eigenvalues to 1e-3, from the second search on somewhat fewer, each as long as two
     backward passes of the probe batch, whose gradient graph is kept in memory meanwhile. A smaller ``probe_size`` saves
     both. ``trace`` adds 30 products, ``density`` 120 and a basis of 30 vectors.
 
@@ -74,6 +75,11 @@ class HessianEigenvalues(Probe):
     keys = (
         Key("curvature/eigenvalue_<i>", "(−∞, ∞)", "λ_i, i = 1 … k, largest first"),
         Key("curvature/residual_<i>", "[0, ∞)", "‖H v_i − λ_i v_i‖: some eigenvalue is within this distance of λ_i"),
+        Key(
+            "curvature/converged",
+            "{0, 1}",
+            "1 where every value is as good as ``tol`` asks, 0 where the budget or rounding forbade it",
+        ),
         Key("curvature/products", "[1, ``max_products``]", "Hessian-vector products of this search"),
         Key("curvature/trace", "(−∞, ∞)", "tr ∇²L(θ), estimated by Hutch++, with ``trace=True``"),
         Key("curvature/trace_standard_error", "[0, ∞)", "of that estimate"),
@@ -147,15 +153,16 @@ class HessianEigenvalues(Probe):
         parameters = measurement.loss.parameters()
         size = sum(parameter.numel() for parameter in parameters.values())
         loss = partial(measurement.mean_loss, training=self.objective == "training")
-        pairs = hessian_eigenvalues(
-            loss,
-            parameters,
-            self.k,
-            self.tol,
-            initial=self._start if self._start is not None and self._start.numel() == size else None,
-            max_products=self.max_products,
-            reduce=measurement.ranks.sum,
-        )
+        with plain_kernels(second_order=True):
+            pairs = hessian_eigenvalues(
+                loss,
+                parameters,
+                self.k,
+                self.tol,
+                initial=self._start if self._start is not None and self._start.numel() == size else None,
+                max_products=self.max_products,
+                reduce=measurement.ranks.sum,
+            )
         self.eigenvalues = pairs.values
         if self.warm_start and bool(pairs.vectors.isfinite().all()):
             self._start = warm_start(pairs.vectors)
@@ -163,9 +170,12 @@ class HessianEigenvalues(Probe):
         for i, (value, residual) in enumerate(zip(pairs.values, pairs.residuals, strict=True), start=1):
             report.values[f"curvature/eigenvalue_{i}"] = float(value)
             report.values[f"curvature/residual_{i}"] = float(residual)
+        report.values["curvature/converged"] = float(pairs.converged)
         report.values["curvature/products"] = pairs.products
         if self.trace or self.density:
-            self._spectrum(hessian_vector_product(loss, parameters, reduce=measurement.ranks.sum), report)
+            with plain_kernels(second_order=True):
+                product = hessian_vector_product(loss, parameters, reduce=measurement.ranks.sum)
+            self._spectrum(product, report)
         return report
 
     def _spectrum(self, product: HessianVectorProduct, report: Report) -> None:

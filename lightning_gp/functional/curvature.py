@@ -199,16 +199,16 @@ def hessian_eigenvalues(
             :func:`~lightning_gp.functional.lanczos.leading_eigenpairs` for how it is judged.
         initial: vectors to start from, shape (m, size) or (size,), such as `vectors` of an earlier result, or the
             :func:`warm_start` made of them, which is blended into the default start, noise. The search then follows
-            these vectors: it ends a quarter to a half sooner, when the values have settled, but no longer excludes
-            that an eigenvector to which none of them leans has come to lead. Ignored when not finite or zero.
+            these vectors and ends sooner, when the values have settled. Ignored when not finite or zero.
         max_products: budget of Hessian-vector products.
         basis_size: vectors kept in memory, at least k + 2; by default what fits in 256 MB, at least k + 3.
         seed: of the random vector; the global random state is neither used nor changed.
         reduce: as in :func:`hessian_vector_product`. All ranks take the same steps when it returns the same everywhere.
 
     Returns:
-        `values` (k,), `vectors` (k, size), `residuals` (k,), `products`, `converged`. A loss that is not finite gives
-        NaN values and `converged=False`, not an error.
+        `values` (k,), `vectors` (k, size), `residuals` (k,), `products`, `converged`; see
+        :class:`~lightning_gp.functional.lanczos.Eigenpairs`. Copies of repeated eigenvalues are found. A loss that is
+        not finite gives NaN values and `converged=False`, not an error.
 
     Raises:
         ValueError: k exceeds the number of parameters, or an argument is out of range.

