@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lightning_gp.datamodules import cache
-from lightning_gp.datamodules.cache import cache_folder, cached_array
+from lightning_gp.datamodules.images.cache import cache_folder, cached_array
 
 ROWS = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
 
@@ -20,7 +20,7 @@ BUILDER = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from lightning_gp.datamodules.cache import cached_array
+from lightning_gp.datamodules.images.cache import cached_array
 ROWS = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
 path = Path(sys.argv[1])
 def never():

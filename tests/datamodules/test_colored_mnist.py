@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lightning_gp.datamodules.colored_mnist import ColoredMNISTDataModule, colored
+from lightning_gp.datamodules.named.colored_mnist import ColoredMNISTDataModule, colored
 from lightning_gp.modules.irm import IRMv1
 from lightning_gp.networks.colored_mnist import ColoredMNISTMLP
 

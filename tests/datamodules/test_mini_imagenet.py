@@ -68,7 +68,7 @@ def test_episodes(tmp_path):
 def test_the_cache_needs_no_parsing(tmp_path, monkeypatch):
     pickles(tmp_path)
     first = contents(small(MiniImageNetDataModule, tmp_path))
-    monkeypatch.setattr("lightning_gp.datamodules.sources.pickled_images.load_plain", None)
+    monkeypatch.setattr("lightning_gp.datamodules.images.sources.pickled_images.load_plain", None)
     assert contents(small(MiniImageNetDataModule, tmp_path)) == first
 
 

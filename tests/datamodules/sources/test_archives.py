@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from lightning_gp.datamodules.sources.archives import unpack
+from lightning_gp.datamodules.images.sources.archives import unpack
 
 FILES = {"set/images/a/1.jpg": b"one" * 400, "./set/images/b/2.jpg": b"two" * 900, "notes.txt": b"notes"}
 

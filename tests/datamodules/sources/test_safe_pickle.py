@@ -11,7 +11,7 @@ import struct
 import numpy as np
 import pytest
 
-from lightning_gp.datamodules.sources.safe_pickle import load_plain
+from lightning_gp.datamodules.images.sources.safe_pickle import load_plain
 
 PLAIN = {
     "image_data": np.random.default_rng(0).integers(0, 255, (3, 50, 40, 3), dtype=np.uint8),  # larger than one frame
