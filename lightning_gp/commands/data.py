@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gp._lightning import LightningDataModule
+from lightning_gp.datamodules import FewShotDataModule, ImageClassDataModule
 from lightning_gp.datamodules.episodes.datasets import SPLITS
-from lightning_gp.datamodules import FewShotDataModule
 from lightning_gp.datamodules.images.image_cache import cache_file, decode_all
-from lightning_gp.datamodules import ImageClassDataModule
 
 _SHOWN = 20  # broken files that are listed
 

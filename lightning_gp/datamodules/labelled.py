@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_gp.datamodules.episodes.datasets import SPLITS
 from lightning_gp.datamodules.episodes.class_splits import check_fractions, random_splits
+from lightning_gp.datamodules.episodes.datasets import SPLITS
 from lightning_gp.datamodules.episodes.few_shot import _CONSTRUCTORS, FewShotDataModule
 from lightning_gp.datamodules.episodes.tensors import TensorDataModule
 from lightning_gp.datamodules.images.classes import ImageClassDataModule

@@ -7,9 +7,14 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-from lightning_gp.datamodules.episodes.augmentation import NUMBERS, Augmentation, NumberedEpisodes, _cut_window, normalized
-from lightning_gp.datamodules import ClassImages
-from lightning_gp.datamodules import FewShotDataModule
+from lightning_gp.datamodules import ClassImages, FewShotDataModule
+from lightning_gp.datamodules.episodes.augmentation import (
+    NUMBERS,
+    Augmentation,
+    NumberedEpisodes,
+    _cut_window,
+    normalized,
+)
 from lightning_gp.environments import Environments
 
 

@@ -10,20 +10,6 @@ import numpy as np
 from lightning_gp.datamodules.episodes.datasets import SPLITS
 
 
-def checked_splits(self, classes: Sequence[str]) -> dict[str, list[str]]:
-        """The result of :meth:`class_splits`, if it fits the classes.
-
-        Raises:
-            ValueError: naming the split and the class that is wrong.
-        """
-        return checked_splits(self.class_splits(classes), classes, type(self).__name__)
-
-    def load_split(self, split: str) -> ClassImages:
-        """The classes of a split, in place in the cache."""
-        images = self.images()
-        return images.of(self.checked_splits(images.names)[split])
-
-
 def checked_splits(splits: Mapping[str, Sequence[str]], classes: Sequence[str], owner: str) -> dict[str, list[str]]:
     """The splits, if each has classes, all exist and none is in two of them.
 

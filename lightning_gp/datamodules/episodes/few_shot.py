@@ -10,9 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gp.datamodules.episodes.augmentation import NUMBERS, Augmentation, NumberedEpisodes, augmented, normalized
 from lightning_gp._lightning import pl
 from lightning_gp.checks import flag, optional_whole, whole
+from lightning_gp.datamodules.episodes.augmentation import (
+    NUMBERS,
+    Augmentation,
+    NumberedEpisodes,
+    augmented,
+    normalized,
+)
 from lightning_gp.datamodules.episodes.base import EpisodeDataModule
 from lightning_gp.datamodules.episodes.class_episodes import ClassImages, FewShotEpisodes
 from lightning_gp.environments import Environments

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_gp.datamodules.episodes.datasets import SPLITS
 from lightning_gp.datamodules.episodes.class_splits import check_fractions, random_splits
+from lightning_gp.datamodules.episodes.datasets import SPLITS
 from lightning_gp.datamodules.images.classes import ImageClassDataModule
 from lightning_gp.datamodules.images.sources.class_tree import ImageFile, image_file
 from lightning_gp.datamodules.images.sources.image_source import FileSource, folder_source

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gp.checks import flag, whole
-from lightning_gp.datamodules.images.cache import cache_folder
 from lightning_gp.datamodules.episodes.class_episodes import ClassImages
 from lightning_gp.datamodules.episodes.class_splits import checked_splits
 from lightning_gp.datamodules.episodes.few_shot import FewShotDataModule
+from lightning_gp.datamodules.images.cache import cache_folder
 from lightning_gp.datamodules.images.image_cache import cached_classes
 from lightning_gp.datamodules.images.sources.image_source import Decoding, ImageSource
 
@@ -116,3 +116,16 @@ class ImageClassDataModule(FewShotDataModule):
             source, decoding = self.find_source(), self.decoding()
             self._images = cached_classes(source, decoding, self.cache_path(), self.cache_name, self.checked_splits)
         return self._images
+
+    def checked_splits(self, classes: Sequence[str]) -> dict[str, list[str]]:
+        """The result of :meth:`class_splits`, if it fits the classes.
+
+        Raises:
+            ValueError: naming the split and the class that is wrong.
+        """
+        return checked_splits(self.class_splits(classes), classes, type(self).__name__)
+
+    def load_split(self, split: str) -> ClassImages:
+        """The classes of a split, in place in the cache."""
+        images = self.images()
+        return images.of(self.checked_splits(images.names)[split])

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gp.datamodules.images.cache import cached_array, writing
 from lightning_gp.datamodules.episodes.class_episodes import ClassImages
+from lightning_gp.datamodules.images.cache import cached_array, writing
 from lightning_gp.datamodules.images.sources.image_source import Decoding, ImageSource
 
 _CHUNK = 16  # images per task: Python's part per task is then small beside the decoding

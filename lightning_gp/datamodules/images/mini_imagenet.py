@@ -12,8 +12,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lightning_gp.datamodules.images.benchmark import BenchmarkDataModule
 from lightning_gp.datamodules.episodes.datasets import SPLITS
+from lightning_gp.datamodules.images.benchmark import BenchmarkDataModule
 from lightning_gp.datamodules.images.sources.class_tree import ImageFile, scan_folder
 from lightning_gp.datamodules.images.sources.image_source import FileSource, ImageSource
 from lightning_gp.datamodules.images.sources.imagenet import class_folders, ilsvrc_number

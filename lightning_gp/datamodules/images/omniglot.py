@@ -32,7 +32,9 @@ _RANDOM_SIZES = {"train": 1200, "val": 100, "test": 323}
 
 def vinyals_split() -> dict[str, list[str]]:
     """Names ``alphabet/character`` of the 1028 training, 172 validation and 423 test characters."""
-    text = resources.files("lightning_gp.datamodules.images").joinpath("splits/omniglot_vinyals.json").read_text("utf-8")
+    text = (
+        resources.files("lightning_gp.datamodules.images").joinpath("splits/omniglot_vinyals.json").read_text("utf-8")
+    )
     splits: dict[str, dict[str, list[int]]] = json.loads(text)
     return {
         split: [f"{alphabet}/character{number:02d}" for alphabet in alphabets for number in alphabets[alphabet]]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from lightning_gp.datamodules.named.pieces import check_environments
 from lightning_gp.datamodules.named.base import NamedEnvironmentsDataModule
+from lightning_gp.datamodules.named.pieces import check_environments
 from lightning_gp.types import Examples
 
 

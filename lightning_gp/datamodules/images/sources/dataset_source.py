@@ -193,7 +193,9 @@ def labels_of(dataset: Any) -> list[int]:
     listed = None if _transforms_labels(dataset) else _listed(dataset)
     if listed is not None:
         _, firsts = np.unique(listed, return_index=True)
-        spread = np.concatenate([np.linspace(0, len(listed) - 1, _PROBES).astype(int), np.random.RandomState(0).permutation(firsts)[:84]])
+        spread = np.concatenate(
+            [np.linspace(0, len(listed) - 1, _PROBES).astype(int), np.random.RandomState(0).permutation(firsts)[:84]]
+        )
         if all(_label(dataset, number) == listed[number] for number in np.unique(spread).tolist()):
             return [int(label) for label in listed]
     return [_label(dataset, number) for number in range(len(dataset))]
