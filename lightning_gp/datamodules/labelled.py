@@ -98,7 +98,7 @@ class LabelledDataModule(ImageClassDataModule):
 
 
 def _check_sides(sides: tuple[int, ...], image: Any, image_size: int | None) -> None:
-    """Refuses an array without channels that is no square, for it may be a signal, unless its size as an image is given.
+    """Refuses an array without channels that is no square and may be a signal, unless its size as an image is given.
 
     Raises:
         ValueError: naming the shape.

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lightning_gp.datamodules import cache
+from lightning_gp.datamodules.images import cache
 from lightning_gp.datamodules.images.cache import cache_folder, cached_array
 
 ROWS = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_gp.datamodules import ClassFolderDataModule, FewShotDataModule
-from lightning_gp.datamodules.images.classes import ImageClassDataModule, random_splits
+from lightning_gp.datamodules.episodes.class_splits import random_splits
+from lightning_gp.datamodules.images.classes import ImageClassDataModule
 from lightning_gp.datamodules.images.sources.image_source import Decoding, folder_source
 from tests.datamodules.image_cases import THREE, identities, write_image, write_tree
 

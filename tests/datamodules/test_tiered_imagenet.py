@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_gp.datamodules import TieredImageNetDataModule, benchmark, tiered_imagenet
+from lightning_gp.datamodules import TieredImageNetDataModule
+from lightning_gp.datamodules.images import benchmark, tiered_imagenet
 from tests.datamodules.benchmark_cases import assert_no_leaks, contents, images_of, small
 from tests.datamodules.image_cases import colour, write_image
 

@@ -1,8 +1,8 @@
 """Random crops, flips and colour changes of all images of a batch at once, on the device that has them.
 
 The random numbers come with the batch: they are a function of (seed, episode, image) alone
-(:func:`lightning_gp.datamodules.episodes.draws.uniforms`), so runs repeat exactly, on any number of processes, and no global
-generator is touched.
+(:func:`lightning_gp.datamodules.episodes.draws.uniforms`), so runs repeat exactly, on any number of processes, and no
+global generator is touched.
 """
 
 from __future__ import annotations

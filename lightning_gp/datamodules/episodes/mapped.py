@@ -36,6 +36,5 @@ def unpacked(content: Any) -> Any:
         return np.memmap(content.filename, content.dtype, "r", content.offset, content.shape, content.order)
     except (FileNotFoundError, ValueError) as error:
         raise FileNotFoundError(
-            f"The memory-mapped file {content.filename} is gone; if it is the image cache, build it again with "
-            "prepare_data()."
+            f"The memory-mapped file {content.filename} is gone; build it again (prepare_data() does so for images)."
         ) from error

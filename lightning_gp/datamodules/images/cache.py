@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 CACHE_VARIABLE = "LIGHTNING_GP_CACHE"
@@ -128,19 +129,18 @@ def _locked_temporary(path: Path) -> tuple[IO[bytes], str]:
 @contextmanager
 def _one_builder(path: Path) -> Iterator[None]:
     """Waits while another process of this machine builds ``path``. Saves work; :func:`writing` alone is safe."""
-    lock = path.with_name(f"{path.name}.lock")
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("wb")
-    except OSError:  # the folder cannot be written to: `writing` says so
+        lock.acquire()
+    except (OSError, NotImplementedError):  # no locks here, or no writing, which `writing` says
         yield
         return
-    with file:
-        _lock(file, wait=True)
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)  # who waits on the unlinked file goes on alone, and finds the cache built
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # who waits on it goes on alone, and finds the cache built
+        lock.release()
 
 
 def _lock(file: IO[bytes], wait: bool) -> bool:

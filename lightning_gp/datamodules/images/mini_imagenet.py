@@ -37,8 +37,8 @@ class MiniImageNetDataModule(BenchmarkDataModule):
     among those of its class in ILSVRC 2012, in order of their numbers there. Without lists the first 600 in that order
     are taken, with a warning: not the published choice, so get the lists to compare with published results.
 
-    Arguments and errors: see :class:`~lightning_gp.datamodules.images.benchmark.BenchmarkDataModule`. ``download=True`` is
-    refused, for the images belong to ImageNet.
+    Arguments and errors: see :class:`~lightning_gp.datamodules.images.benchmark.BenchmarkDataModule`. ``download=True``
+    is refused, for the images belong to ImageNet.
     """
 
     cache_name = "mini-imagenet"

@@ -10,10 +10,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 

@@ -31,8 +31,8 @@ class TieredImageNetDataModule(BenchmarkDataModule):
     3. The ILSVRC 2012 training images, ``train/<n01530575 …>/*.JPEG``, also below ``ILSVRC/Data/CLS-LOC``: all images
        of these classes.
 
-    Arguments and errors: see :class:`~lightning_gp.datamodules.images.benchmark.BenchmarkDataModule`. ``download=True`` is
-    refused, for the images belong to ImageNet.
+    Arguments and errors: see :class:`~lightning_gp.datamodules.images.benchmark.BenchmarkDataModule`. ``download=True``
+    is refused, for the images belong to ImageNet.
     """
 
     cache_name = "tiered-imagenet"

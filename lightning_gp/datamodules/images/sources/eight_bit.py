@@ -20,8 +20,8 @@ class NotEightBitError(ValueError):
 def eight_bit(image: Any, exif: bool = True) -> Any:
     """The image as a PIL image of mode ``L`` or ``RGB``.
 
-    Taken as they are: 8-bit grey, colour, CMYK and palettes; alpha that is the same everywhere is dropped. Floating-point
-    arrays in [0, 1] are rounded to 1/255. Everything else is refused.
+    Taken as they are: 8-bit grey, colour, CMYK and palettes; alpha that is the same everywhere is dropped. Floating
+    point in [0, 1] is rounded to 1/255. Everything else is refused.
 
     Args:
         image: the bytes of a file, a PIL image, or an array or tensor (height, width[, channels]) or (channels, height,
@@ -69,14 +69,15 @@ def _check_depth(image: Any) -> None:
 
 
 def _above_255(part: Any) -> bool:
-    return isinstance(part, (int, np.integer)) and part > 255
+    return isinstance(part, int) and part > 255
 
 
 def _pixels(image: Any) -> NDArray[np.uint8]:
     """uint8 (height, width) or (height, width, 3) of an array or tensor."""
     pixels = np.asarray(image)
-    if pixels.ndim == 3 and pixels.shape[2] not in _CHANNELS and pixels.shape[0] in _CHANNELS:
-        pixels = np.moveaxis(pixels, 0, 2)
+    if pixels.ndim == 3 and pixels.shape[2] not in (1, 3):
+        first = pixels.shape[0] in (1, 3) or (pixels.shape[0] == 4 != pixels.shape[2])
+        pixels = np.moveaxis(pixels, 0, 2) if first else pixels
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in _CHANNELS)) or 0 in pixels.shape:
         raise NotEightBitError(
             f"an image is of type {type(image).__name__}, shape {pixels.shape} and dtype {pixels.dtype}; it must be a "
@@ -117,8 +118,8 @@ def _rounded(pixels: NDArray[Any]) -> NDArray[np.uint8]:
     rounded = np.rint(scaled)
     if 0 < 255 * (high - low) < _FAINT and np.abs(scaled - rounded).max() > 0.01 + 255 * np.finfo(pixels.dtype).eps:
         raise NotEightBitError(
-            f"floating-point pixels from {low:.4g} to {high:.4g} span {255 * (high - low):.1f} of 256 levels, and would "
-            "lose most of what they show; stretch all images by the same factor, or keep all bits with "
+            f"floating-point pixels from {low:.4g} to {high:.4g} span {255 * (high - low):.1f} of 256 levels, and "
+            "would lose most of what they show; stretch all images by the same factor, or keep all bits with "
             "FewShotDataModule.from_tensors"
         )
     return rounded.astype(np.uint8)

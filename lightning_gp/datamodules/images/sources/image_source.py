@@ -134,7 +134,7 @@ class ImageSource(ABC):
 
 
 class FileSource(ImageSource):
-    """Image files, on the disk or in zip archives (:class:`~lightning_gp.datamodules.images.sources.class_tree.ImageFile`).
+    """Image files, on the disk or in zip archives (see :mod:`lightning_gp.datamodules.images.sources.class_tree`).
 
     Args:
         tree: class name → files. Their stamps make up the source's.

@@ -1,6 +1,6 @@
 """The pickle files in which mini-ImageNet and tieredImageNet circulate, as sources of images.
 
-Neither copies the images: they stay in the memory-mapped files (:mod:`lightning_gp.datamodules.images.sources.safe_pickle`).
+They are read as data alone (:mod:`lightning_gp.datamodules.images.sources.safe_pickle`).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class PickledSplits(ImageSource):
         return f"{self.files[split][0]} (image {rows[index]})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_images": {}, "_rows": {}}  # another process maps the files anew
+        return {**self.__dict__, "_images": {}, "_rows": {}}  # another process reads the files anew
 
 
 class PickledArrays(PickledSplits):
@@ -115,7 +115,7 @@ class PickledArrays(PickledSplits):
         return images.reshape(-1, *images.shape[-3:]), rows  # type: ignore[return-value]  # arrays are sequences enough
 
     def read(self, name: str, index: int) -> NDArray[np.uint8]:
-        """A view of the memory-mapped file."""
+        """Its pixels."""
         return self.image(name, index)
 
 
