@@ -70,6 +70,6 @@ def replicas_of(trainer: Any) -> dict[str, int]:
     return {"num_replicas": 1, "rank": 0} if shared is None else shared
 
 
-def as_it_is(batch: Batch) -> Batch:
+def as_it_is(batch: Any) -> Any:
     """A batch that its dataset has stacked already."""
     return batch

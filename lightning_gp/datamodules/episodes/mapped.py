@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmap import mmap
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -13,14 +13,14 @@ class _Mapped(NamedTuple):
     dtype: np.dtype[Any]
     offset: int
     shape: tuple[int, ...]
-    order: str
+    order: Literal["C", "F"]
 
 
 def packed(array: Any) -> Any:
     """What to pickle in place of a memory-mapped file; anything else, also a part of such a file, as it is."""
     if not (isinstance(array, np.memmap) and isinstance(array.base, mmap) and array.filename):
         return array
-    order = "C" if array.flags.c_contiguous else "F"
+    order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
     return _Mapped(array.filename, array.dtype, array.offset, array.shape, order)
 
 

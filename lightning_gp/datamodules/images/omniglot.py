@@ -19,6 +19,7 @@ import numpy as np
 
 from lightning_gp.checks import whole
 from lightning_gp.datamodules.episodes.class_episodes import ClassImages
+from lightning_gp.datamodules.images.benchmark import shipped_list
 from lightning_gp.datamodules.images.classes import ImageClassDataModule
 from lightning_gp.datamodules.images.sources.class_tree import ImageFile, scan_folder, scan_zip
 from lightning_gp.datamodules.images.sources.image_source import Decoding, FileSource
@@ -30,10 +31,7 @@ _RANDOM_SIZES = {"train": 1200, "val": 100, "test": 323}
 
 def vinyals_split() -> dict[str, list[str]]:
     """Names ``alphabet/character`` of the 1028 training, 172 validation and 423 test characters."""
-    text = (
-        resources.files("lightning_gp.datamodules.images").joinpath("splits/omniglot_vinyals.json").read_text("utf-8")
-    )
-    splits: dict[str, dict[str, list[int]]] = json.loads(text)
+    splits: dict[str, dict[str, list[int]]] = shipped_list("omniglot_vinyals")
     return {
         split: [f"{alphabet}/character{number:02d}" for alphabet in alphabets for number in alphabets[alphabet]]
         for split, alphabets in splits.items()

@@ -203,7 +203,8 @@ DAMAGED = {
     "call of a result": b"\x80\x02K\x01)R.",
     "state of a list": b"\x80\x02]}b.",
     "far place in the memo": b"\x80\x02Nr\xff\xff\xff\x7f.",
-    "array of more than it has": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nJ\xff\xff\xff\x7f\x85U\x01b\x87RK\x00b.",
+    "array of more than it has": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n"
+    + b"J\xff\xff\xff\x7f\x85U\x01b\x87RK\x00b.",
     "empty": b"",
     "no pickle": b"\xff\xd8\xff\xe0",
     "html": b"<!DOCTYPE html><html>",

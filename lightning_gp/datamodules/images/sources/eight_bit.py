@@ -53,10 +53,9 @@ _FLATTEN = "paste it on a background of your choice first (and save it as RGB)"
 
 def _check_depth(image: Any) -> None:
     """Refuses more than 8 bits, which PIL hides in part: it opens 16-bit colour as 8-bit."""
-    raw = [part for tile in image.__dict__.get("tile", ()) for part in np.atleast_1d(np.array(tile[3], dtype=object))]
-    deep = any(
-        (isinstance(part, str) and ";16" in part) or (image.format == "PPM" and _above_255(part)) for part in raw
-    )
+    tiles = [tile[3] for tile in image.__dict__.get("tile", ())]
+    parts = [part for given in tiles for part in (given if isinstance(given, tuple) else (given,))]
+    deep = any(";16" in part if isinstance(part, str) else image.format == "PPM" and _above_255(part) for part in parts)
     if deep or image.mode[:1] in "IF":
         low, high = image.getextrema() if image.mode[:1] in "IF" else ("?", "?")
         raise NotEightBitError(

@@ -1,7 +1,7 @@
 """Looks at a pickle without running it: what it would make, and whether it asks for more than the file has.
 
-Python's unpickler reserves the memory that a file asks for, and hashes keys however deep they are nested. So lengths are
-checked against the file here, places in the memo against the number of instructions, and keys must be no tuples.
+Python's unpickler reserves the memory that a file asks for, and hashes keys however deep they are nested. So lengths
+are checked against the file here, places in the memo against the number of instructions, and keys must be no tuples.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Pickles from strangers: a reader that makes numpy arrays and plain containers and can do nothing else.
 
 A pickle is a program. Python's own unpickler runs it, but here every name that the program may import stands for a
-function of this module: those few that arrays need, in the spelling of numpy 1 and 2, of Python 2 and 3. Before anything
-is read, :mod:`lightning_gp.datamodules.images.sources.pickle_scan` has looked at the program as a whole.
+function of this module: those few that arrays need, in the spelling of numpy 1 and 2, of Python 2 and 3. Before
+anything is read, :mod:`lightning_gp.datamodules.images.sources.pickle_scan` has looked at the program as a whole.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ class _Dtype:
         _, order, subarray, names, fields, *_ = state
         if subarray is not None or names is not None or fields is not None:
             raise RefusedError("has an array of records")
-        self.value = self.value.newbyteorder(order.decode() if isinstance(order, bytes) else order)
+        order = order.decode() if isinstance(order, bytes) else order
+        self.value = self.value.newbyteorder(order)
 
 
 class _Array(np.ndarray):  # type: ignore[type-arg]
@@ -143,9 +144,9 @@ class _Array(np.ndarray):  # type: ignore[type-arg]
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, content = state
         content, shape, plain = _checked(content, shape, dtype)
-        super().__setstate__((1, shape, plain.newbyteorder("="), bool(fortran), content))
+        super().__setstate__((1, shape, plain.newbyteorder("="), bool(fortran), content))  # type: ignore[arg-type]
         if not plain.isnative:  # numpy would have swapped the bytes
-            self.dtype = plain
+            self.dtype = plain  # type: ignore[misc]
         self.flags.writeable = False
 
 
@@ -192,7 +193,7 @@ def _functions() -> dict[str, Callable[..., Any] | None]:
         "numpy.ndarray": None,
         "numpy.dtype": _Dtype,
         "_codecs.encode": _encode,
-        "collections.OrderedDict": lambda items=(): dict(zip(_plain_keys(k for k, _ in items), (v for _, v in items))),
+        "collections.OrderedDict": lambda items=(): {_plain_keys([k])[0]: v for k, v in items},
     }
     for core in ("numpy.core", "numpy._core"):
         functions[f"{core}.multiarray._reconstruct"] = lambda subtype, shape, code: _Array((0,), np.uint8)
