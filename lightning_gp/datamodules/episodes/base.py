@@ -61,9 +61,9 @@ class EpisodeDataModule(LightningDataModule):
         whole(1, val_episodes=val_episodes, test_episodes=test_episodes)
         whole(0, seed=seed, num_workers=num_workers)
         save_plain_hyperparameters(self, self.unsaved)
-        self.environments_per_batch = environments_per_batch
-        self.seed = seed
-        self.num_workers = num_workers
+        self.environments_per_batch = int(environments_per_batch)  # DataLoader takes no numpy integers
+        self.seed = int(seed)
+        self.num_workers = int(num_workers)
         self._lengths = {
             "train": iterations_per_epoch * environments_per_batch,
             "val": val_episodes,

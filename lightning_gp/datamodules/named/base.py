@@ -65,10 +65,10 @@ class NamedEnvironmentsDataModule(LightningDataModule):
         whole(0, seed=seed)
         save_plain_hyperparameters(self, ["train", "val", "test"])
         self.val_fraction = val_fraction
-        self.batch_size = batch_size
+        self.batch_size = None if batch_size is None else int(batch_size)  # DataLoader takes no numpy integers
         self.eval_batch_size = eval_batch_size
         self.steps_per_epoch = steps_per_epoch
-        self.seed = seed
+        self.seed = int(seed)
         self._splits: dict[str, dict[str, Examples]] = {}
         self._on_device: dict[int, Any] = {}
 

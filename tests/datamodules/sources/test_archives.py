@@ -6,6 +6,7 @@ import stat
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 
 from lightning_gp.datamodules.images.sources.archives import unpack
@@ -116,3 +117,17 @@ def test_the_faster_process_wins(tmp_path):
     unpack(path, tmp_path / "out")
     assert everything(tmp_path) == ["archive", "out/first"]
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("kind", ["w:gz", "w:bz2", "w:xz"])
+def test_flipped_bits_are_noticed(tmp_path, kind):
+    files = {f"set/{i}": bytes(range(256)) * 4 + os.urandom(500) for i in range(4)}
+    content = tar(tmp_path / "archive", files, kind).read_bytes()
+    first = 10 + len(b"archive\0") if kind == "w:gz" else 0  # gzip's header has no checksum, and nothing of the content
+    for bit in np.random.RandomState(0).choice(np.arange(8 * first, 8 * len(content)), 100, replace=False):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        (tmp_path / "archive").write_bytes(damaged)
+        with pytest.raises(ValueError, match="truncated or damaged"):
+            unpack(tmp_path / "archive", tmp_path / "out")
+        assert not (tmp_path / "out").exists()

@@ -135,7 +135,7 @@ class _Dtype:
         if subarray is not None or names is not None or fields is not None:
             raise RefusedError("has an array of records")
         order = order.decode() if isinstance(order, bytes) else order
-        self.value = self.value.newbyteorder(order)
+        self.value = self.value.newbyteorder(order)  # type: ignore[arg-type]
 
 
 class _Array(np.ndarray):  # type: ignore[type-arg]
