@@ -75,7 +75,7 @@ def test_labels_that_are_whole_floats_and_named_classes():
         np.zeros((120, 2)),
         torch.from_numpy(Y).float(),
         class_names=list("abcdefghijkl"),
-        **{**SMALL, "fractions": (0.5, 0.25, 0.25)},
+        **SMALL,
         split={"train": ["a", 1], "val": [2, "d"], "test": ["e", "f"]},
     )
     assert data.load_split("val").names == ["c", "d"]
