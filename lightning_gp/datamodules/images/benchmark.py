@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -12,10 +12,7 @@ from typing import Any
 
 from lightning_gp.datamodules.images.classes import ImageClassDataModule
 from lightning_gp.datamodules.images.sources.archives import unpack
-from lightning_gp.datamodules.images.sources.image_source import ImageSource
-
-Check = Callable[[Mapping[str, int]], None]
-"""Given class name → number of images, raises a ``ValueError`` if the data set is not complete."""
+from lightning_gp.datamodules.images.sources.image_source import Check, ImageSource
 
 
 def shipped_list(name: str) -> Any:

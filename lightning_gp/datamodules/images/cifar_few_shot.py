@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_gp.datamodules.images.benchmark import BenchmarkDataModule, Check
-from lightning_gp.datamodules.images.sources.image_source import ImageSource, file_stamp
+from lightning_gp.datamodules.images.benchmark import BenchmarkDataModule
+from lightning_gp.datamodules.images.sources.image_source import Check, ImageSource, file_stamp
 from lightning_gp.datamodules.images.sources.pickled_images import text, with_text_keys
 from lightning_gp.datamodules.images.sources.safe_pickle import load_plain
 

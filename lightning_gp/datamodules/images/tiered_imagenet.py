@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning_gp.datamodules.episodes.datasets import SPLITS
-from lightning_gp.datamodules.images.benchmark import BenchmarkDataModule, Check
+from lightning_gp.datamodules.images.benchmark import BenchmarkDataModule
 from lightning_gp.datamodules.images.sources.class_tree import scan_folder
-from lightning_gp.datamodules.images.sources.image_source import FileSource, ImageSource
+from lightning_gp.datamodules.images.sources.image_source import Check, FileSource, ImageSource
 from lightning_gp.datamodules.images.sources.imagenet import class_folders
 from lightning_gp.datamodules.images.sources.pickled_images import PickledPNGs, split_files
 

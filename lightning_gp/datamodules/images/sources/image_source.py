@@ -11,7 +11,7 @@ import os
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,9 @@ from lightning_gp.datamodules.images.sources.class_tree import (
     scan_zip,
 )
 from lightning_gp.datamodules.images.sources.eight_bit import NotEightBitError, eight_bit
+
+Check = Callable[[Mapping[str, int]], None]
+"""Given class name → number of images, raises a ``ValueError`` if the data set is not complete."""
 
 
 class Decoding(NamedTuple):

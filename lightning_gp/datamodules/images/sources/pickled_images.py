@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gp.datamodules.episodes.datasets import SPLITS
-from lightning_gp.datamodules.images.benchmark import Check
-from lightning_gp.datamodules.images.sources.image_source import ImageSource, file_stamp
+from lightning_gp.datamodules.images.sources.image_source import Check, ImageSource, file_stamp
 from lightning_gp.datamodules.images.sources.safe_pickle import load_plain
 
 
