@@ -122,9 +122,8 @@ def test_checkpoints_of_every_data_module_are_read_with_weights_only(name, tmp_p
     make, width = DATA[name]
     data = make(tmp_path)
     network = nn.Sequential(nn.Flatten(), nn.Linear(width, 1 if width == 1 else 2))
-    module = (
-        ERM(network) if name == "named" else MAML(network, criterion=nn.functional.mse_loss if width == 1 else None)
-    )
+    criterion = {"criterion": nn.functional.mse_loss} if width == 1 else {}
+    module = ERM(network) if name == "named" else MAML(network, **criterion)
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -121,13 +122,22 @@ def test_the_faster_process_wins(tmp_path):
 
 @pytest.mark.parametrize("kind", ["w:gz", "w:bz2", "w:xz"])
 def test_flipped_bits_are_noticed(tmp_path, kind):
-    files = {f"set/{i}": bytes(range(256)) * 4 + os.urandom(500) for i in range(4)}
+    random = np.random.RandomState(0)
+    files = {f"set/{i}": bytes(range(256)) * 4 + random.bytes(500) for i in range(4)}
     content = tar(tmp_path / "archive", files, kind).read_bytes()
     first = 10 + len(b"archive\0") if kind == "w:gz" else 0  # gzip's header has no checksum, and nothing of the content
-    for bit in np.random.RandomState(0).choice(np.arange(8 * first, 8 * len(content)), 100, replace=False):
+    passed = 0
+    for bit in random.choice(np.arange(8 * first, 8 * len(content)), 100, replace=False):
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << (bit % 8)
         (tmp_path / "archive").write_bytes(damaged)
-        with pytest.raises(ValueError, match="truncated or damaged"):
+        try:
             unpack(tmp_path / "archive", tmp_path / "out")
-        assert not (tmp_path / "out").exists()
+        except ValueError as error:
+            assert "truncated or damaged" in str(error)  # noqa: PT017
+            assert not (tmp_path / "out").exists()
+        else:  # a bit that means nothing
+            passed += 1
+            assert all((tmp_path / "out" / name).read_bytes() == data for name, data in files.items())
+            shutil.rmtree(tmp_path / "out")
+    assert passed <= (0 if kind == "w:gz" else 2)
