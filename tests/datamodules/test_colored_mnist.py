@@ -105,7 +105,7 @@ def test_fit_and_test(mnist, tmp_path):
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(ValueError, match=r"train_agreement\[1\]=1.2.*\[0, 1\]"):
+    with pytest.raises(ValueError, match=r"train_agreement\[1\]=1\.2 must be .* at most 1"):
         ColoredMNISTDataModule("data", train_agreement=(0.9, 1.2))
     with pytest.raises(ValueError, match=r"label_noise=-0\.1"):
         ColoredMNISTDataModule("data", label_noise=-0.1)

@@ -165,7 +165,7 @@ DATA = [
         "no train-images-idx3-ubyte",
         "download=True",
     ),
-    Row("ColoredMNISTDataModule", lambda: data.ColoredMNISTDataModule(label_noise=-1), ValueError, "=-1", "[0, 1]"),
+    Row("ColoredMNISTDataModule", lambda: data.ColoredMNISTDataModule(label_noise=-1), ValueError, "=-1", "at most 1"),
     Row(
         "ColoredMNISTDataModule", lambda: data.ColoredMNISTDataModule(train_agreement=(1.0,)), ValueError, "1.0", "two"
     ),
@@ -175,6 +175,7 @@ DATA = [
     Row("EpisodeDataModule", lambda: data.EpisodeDataModule().setup("fit"), NotImplementedError, "define", "episodes("),
     Row("EpisodeDataset", lambda: data.EpisodeDataset("tran", 3, 0), ValueError, "split='tran'", "train, val, test"),
     Row("EpisodeDataset", lambda: data.EpisodeDataset("val", 3, 0)[0], NotImplementedError, "must define", "draw("),
+    Row("TensorDataModule", lambda: data.TensorDataModule(x, x[:1, 0]), ValueError, "y (1,)", "give (M, *shape)"),
     Row("EpisodeSampler", lambda: data.EpisodeSampler(5, True, 2), ValueError, "5 episodes", "a multiple of 2"),
     Row(
         "ExampleEnvironments", lambda: data.ExampleEnvironments({}), ValueError, "no train environment", "at least one"
@@ -430,7 +431,7 @@ TUNING = [
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(environments=0), ValueError, "=0", "at least 1"),
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(tolerance=-1), ValueError, "tolerance=-1", "[0, 1)"),
 ]
-RECORDS = {"Outcome", "Suggestion", "TrainabilityResult", "Trial"}
+RECORDS = {"ClassImages", "Outcome", "Suggestion", "TrainabilityResult", "Trial"}
 """Made by the package itself, not by its users."""
 
 TABLES = {

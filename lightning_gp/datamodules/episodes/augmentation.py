@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_gp.checks import number, whole
 from lightning_gp.environments import Environments
 from lightning_gp.types import Examples
 
@@ -66,12 +67,10 @@ class Augmentation(NamedTuple):
         Raises:
             ValueError: naming the argument, its value and what is allowed.
         """
-        if self.random_crop < 0 or (image_size is not None and self.random_crop >= image_size):
-            limit = "" if image_size is None else f" and less than image_size={image_size}"
-            raise ValueError(f"random_crop={self.random_crop} pixels; choose 0 (none) or more{limit}.")
-        for name, value in (("random_resized_crop", self.random_resized_crop), ("color_jitter", self.color_jitter)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value}; choose a number from 0 (none) to 1.")
+        number(minimum=0, maximum=1, random_resized_crop=self.random_resized_crop, color_jitter=self.color_jitter)
+        whole(0, random_crop=self.random_crop)
+        if image_size is not None and self.random_crop >= image_size:
+            raise ValueError(f"random_crop={self.random_crop} pixels; choose less than image_size={image_size}.")
         if self.random_crop and self.random_resized_crop:
             raise ValueError(
                 f"random_crop={self.random_crop} and random_resized_crop={self.random_resized_crop} are two ways to "

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_gp.checks import flag, number, optional_whole
 from lightning_gp.datamodules.named.base import NamedEnvironmentsDataModule
 from lightning_gp.types import Examples
 
@@ -61,13 +62,11 @@ class ColoredMNISTDataModule(NamedEnvironmentsDataModule):
     ) -> None:
         if len(train_agreement) < 2:
             raise ValueError(f"train_agreement={tuple(train_agreement)!r}: give at least two training environments.")
-        named = {"test_agreement": test_agreement, "label_noise": label_noise}
+        named: dict[str, Any] = {"test_agreement": test_agreement, "label_noise": label_noise}
         named |= {f"train_agreement[{i}]": value for i, value in enumerate(train_agreement)}
-        for name, value in named.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value!r} is a probability and must lie in [0, 1].")
-        if examples is not None and examples < 1:
-            raise ValueError(f"examples={examples!r} must be at least 1, or None for all.")
+        number(minimum=0, maximum=1, **named)
+        optional_whole(1, examples=examples)
+        flag(grayscale=grayscale, download=download)
         super().__init__(seed=seed, **kwargs)
         self.data_dir = data_dir
         self.train_agreement = tuple(train_agreement)
