@@ -60,7 +60,8 @@ class NamedEnvironmentsDataModule(LightningDataModule):
         number(minimum=0, val_fraction=val_fraction)
         if val_fraction >= 1:
             raise ValueError(f"val_fraction={val_fraction!r} must be at least 0 and below 1.")
-        optional_whole(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        full = "use None for all examples at once"
+        optional_whole(1, hint=full, batch_size=batch_size, eval_batch_size=eval_batch_size)
         whole(1, steps_per_epoch=steps_per_epoch)
         whole(0, seed=seed)
         save_plain_hyperparameters(self, ["train", "val", "test"])
