@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_gp import Environments
-from lightning_gp.datamodules.colored_mnist import ColoredMNISTDataModule
+from lightning_gp.datamodules import ColoredMNISTDataModule
 from lightning_gp.modules.erm import ERM
 from lightning_gp.modules.irm import IRMv1
 from lightning_gp.networks.colored_mnist import ColoredMNISTMLP

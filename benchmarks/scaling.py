@@ -27,8 +27,7 @@ from torch.nn import functional as F
 
 from lightning_gp import MAML
 from lightning_gp._lightning import Callback, Trainer
-from lightning_gp.datamodules import FewShotDataModule, SinusoidDataModule
-from lightning_gp.datamodules.episodes import ClassImages
+from lightning_gp.datamodules import ClassImages, FewShotDataModule, SinusoidDataModule
 from lightning_gp.networks import Conv4, SinusoidMLP
 
 WARMUP = 3

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_gp._lightning import Trainer
-from lightning_gp.datamodules.example_environments import ExampleEnvironments
+from lightning_gp.datamodules import ExampleEnvironments
 from lightning_gp.modules.irm import IRMv1
 
 

@@ -13,8 +13,7 @@ from torch import nn
 
 from lightning_gp import MAML
 from lightning_gp._lightning import Trainer
-from lightning_gp.datamodules.base import EpisodeDataModule
-from lightning_gp.datamodules.episodes import EpisodeDataset
+from lightning_gp.datamodules import EpisodeDataModule, EpisodeDataset
 from lightning_gp.environments import Environments
 
 

@@ -15,9 +15,7 @@ from torch.nn import functional as F
 
 from lightning_gp import ANIL, BOIL, ERM, FOMAML, LIL, MAML, GradientPenalty, IRMv1, LILPretraining, REx
 from lightning_gp._lightning import pl
-from lightning_gp.datamodules import FewShotDataModule, SinusoidDataModule
-from lightning_gp.datamodules.episodes import ClassImages
-from lightning_gp.datamodules.example_environments import ExampleEnvironments
+from lightning_gp.datamodules import ClassImages, ExampleEnvironments, FewShotDataModule, SinusoidDataModule
 from lightning_gp.environments import Environments, as_batches
 from lightning_gp.networks import Conv4, SinusoidMLP
 

@@ -21,7 +21,7 @@ import lightning.pytorch as pl
 
 from lightning_gp import ANIL, BOIL, ERM, FOMAML, LIL, MAML, GradientPenalty, IRMv1, LILPretraining, REx
 from lightning_gp import _lightning, callbacks, cli, datamodules
-from lightning_gp.datamodules.example_environments import ExampleEnvironments
+from lightning_gp.datamodules import ExampleEnvironments
 from lightning_gp.networks import Conv4, SinusoidMLP
 
 assert _lightning.NAMESPACE == "lightning.pytorch" and issubclass(MAML, pl.LightningModule)

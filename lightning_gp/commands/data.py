@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gp._lightning import LightningDataModule
-from lightning_gp.datamodules.episodes import SPLITS
-from lightning_gp.datamodules.few_shot import FewShotDataModule
-from lightning_gp.datamodules.image_cache import cache_file, decode_all
-from lightning_gp.datamodules.image_classes import ImageClassDataModule
+from lightning_gp.datamodules import FewShotDataModule, ImageClassDataModule
+from lightning_gp.datamodules.episodes.datasets import SPLITS
+from lightning_gp.datamodules.images.image_cache import cache_file, decode_all
 
 _SHOWN = 20  # broken files that are listed
 
@@ -117,6 +116,9 @@ def print_report(data: Any) -> int:
         print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if outside := sum(counts.values()) - sum(counts[name] for names in splits.values() for name in names):
         print(f"  {outside} images are in classes of no split.")
+    if data.min_images is not None:
+        small = [name for names in splits.values() for name in names if counts[name] < data.min_images]
+        print(f"  {len(small)} classes have fewer than min_images={data.min_images} images and are left out.")
     print(f"decoded to: {decoding.size}×{decoding.size}, {'grey' if decoding.grey else 'colour'}")
     path = cache_file(source, decoding, data.cache_path(), data.cache_name)
     print(f"cache:      {path} ({f'{path.stat().st_size / 1e6:.1f} MB' if path.exists() else 'not built yet'})")

@@ -1,4 +1,4 @@
-"""LightningDataModules whose batches are ``Environments``."""
+"""LightningDataModules whose batches are ``Environments``: episodes, images in classes, named environments."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from lightning_gp._lazy import lazy
 __getattr__, __dir__, __all__ = lazy(
     __name__,
     {
-        "CIFARFSDataModule": "cifar_few_shot",
-        "CUBDataModule": "cub",
-        "ClassFolderDataModule": "class_folder",
-        "ColoredMNISTDataModule": "colored_mnist",
-        "EpisodeDataModule": "base",
-        "EpisodeDataset": "episodes",
-        "EpisodeSampler": "episodes",
-        "ExampleEnvironments": "example_environments",
-        "FC100DataModule": "cifar_few_shot",
-        "FewShotDataModule": "few_shot",
-        "ImageClassDataModule": "image_classes",
+        "CIFARFSDataModule": "images.cifar_few_shot",
+        "CUBDataModule": "images.cub",
+        "ClassFolderDataModule": "images.class_folder",
+        "ClassImages": "episodes.class_episodes",
+        "ColoredMNISTDataModule": "named.colored_mnist",
+        "EpisodeDataModule": "episodes.base",
+        "EpisodeDataset": "episodes.datasets",
+        "EpisodeSampler": "episodes.datasets",
+        "ExampleEnvironments": "named.example_environments",
+        "FC100DataModule": "images.cifar_few_shot",
+        "FewShotDataModule": "labelled",  # which gives it its from_… constructors
+        "ImageClassDataModule": "images.classes",
         "LabelledDataModule": "labelled",
-        "LinearRegressionDataModule": "linear",
-        "MiniImageNetDataModule": "mini_imagenet",
-        "NamedEnvironmentsDataModule": "named_environments",
-        "OmniglotDataModule": "omniglot",
-        "SinusoidDataModule": "sinusoid",
-        "StanfordCarsDataModule": "cars",
-        "TieredImageNetDataModule": "tiered_imagenet",
+        "LinearRegressionDataModule": "episodes.linear",
+        "MiniImageNetDataModule": "images.mini_imagenet",
+        "NamedEnvironmentsDataModule": "named.base",
+        "OmniglotDataModule": "images.omniglot",
+        "SinusoidDataModule": "episodes.sinusoid",
+        "StanfordCarsDataModule": "images.cars",
+        "TensorDataModule": "labelled",
+        "TieredImageNetDataModule": "images.tiered_imagenet",
     },
 )

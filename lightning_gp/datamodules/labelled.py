@@ -1,4 +1,7 @@
-"""Few-shot episodes of any dataset whose items are (image, label)."""
+"""Few-shot episodes of data at hand: any dataset whose items are (image, label), or arrays.
+
+This module stands above episodes and images, so it is here that ``FewShotDataModule`` learns to make them.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_gp.datamodules.episodes import SPLITS
-from lightning_gp.datamodules.image_classes import ImageClassDataModule, check_fractions, random_splits
-from lightning_gp.datamodules.sources.dataset_source import DatasetSource
-from lightning_gp.datamodules.sources.image_source import Decoding, ImageSource
+from lightning_gp.datamodules.episodes.class_splits import check_fractions, random_splits
+from lightning_gp.datamodules.episodes.datasets import SPLITS
+from lightning_gp.datamodules.episodes.few_shot import _CONSTRUCTORS, FewShotDataModule
+from lightning_gp.datamodules.episodes.tensors import TensorDataModule
+from lightning_gp.datamodules.images.classes import ImageClassDataModule
+from lightning_gp.datamodules.images.sources.dataset_source import DatasetSource
+from lightning_gp.datamodules.images.sources.image_source import Decoding, ImageSource
 
 
 class LabelledDataModule(ImageClassDataModule):
@@ -33,6 +39,7 @@ class LabelledDataModule(ImageClassDataModule):
         image_size: side in pixels; None takes the first image's.
         cache_dir: folder of the cache; default is the environment variable ``LIGHTNING_GP_CACHE``, else the dataset's
             ``root``, else the user's cache folder.
+        exif: whether the orientation that a camera noted is applied.
         kwargs: see :class:`ImageClassDataModule`, ``root`` apart.
 
     Raises:
@@ -52,21 +59,24 @@ class LabelledDataModule(ImageClassDataModule):
         class_names: Sequence[str] | None = None,
         image_size: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
+        exif: bool = True,
         **kwargs: Any,
     ) -> None:
         parts: dict[str, Any] = dict(dataset) if isinstance(dataset, Mapping) else {"": dataset}
         if isinstance(dataset, Mapping) and set(parts) != set(SPLITS):
             raise ValueError(f"dataset has the keys {sorted(parts)}; a dict must have {', '.join(SPLITS)}.")
         check_fractions(fractions)
-        self.source = DatasetSource(parts, class_names)
-        first = self.source.pixels(next(iter(parts)), 0)
+        self.source = DatasetSource(parts, class_names, exif)
+        first = self.source.pixels(next(iter(parts)), 0, exif)
+        _check_sides(first.shape[:2], parts[next(iter(parts))][0][0], image_size)
         super().__init__(
             getattr(next(iter(parts.values())), "root", None) or Path("/"),
             image_size=min(first.shape[:2]) if image_size is None else image_size,
             cache_dir=cache_dir,
+            exif=exif,
             **kwargs,
         )
-        self.grey = first.ndim == 2
+        self.grey = self.source.grey
         self.by_split = isinstance(dataset, Mapping)
         self.split, self.fractions, self.split_seed = split, fractions, split_seed
 
@@ -76,7 +86,7 @@ class LabelledDataModule(ImageClassDataModule):
 
     def decoding(self) -> Decoding:
         """Grey if the first image is."""
-        return Decoding(self.image_size, self.crop, self.grey)
+        return Decoding(self.image_size, self.crop, self.grey, exif=self.exif)
 
     def class_splits(self, classes: Sequence[str]) -> dict[str, list[str]]:
         """As given, or at random."""
@@ -85,3 +95,21 @@ class LabelledDataModule(ImageClassDataModule):
         if self.split is None:
             return random_splits(classes, self.fractions, self.split_seed)
         return {split: [self.source.class_name(name) for name in names] for split, names in self.split.items()}
+
+
+def _check_sides(sides: tuple[int, ...], image: Any, image_size: int | None) -> None:
+    """Refuses an array without channels that is no square and may be a signal, unless its size as an image is given.
+
+    Raises:
+        ValueError: naming the shape.
+    """
+    axes = getattr(image, "ndim", 3)
+    if image_size is None and ((axes == 2 and sides[0] != sides[1]) or max(sides) > 4 * min(sides)):
+        raise ValueError(
+            f"The first item has the shape {tuple(sides)}: if it is an image, say with image_size=… what square it "
+            "becomes; FewShotDataModule.from_tensors takes signals whole."
+        )
+
+
+_CONSTRUCTORS.update(from_dataset=LabelledDataModule, from_tensors=TensorDataModule)
+__all__ = ["FewShotDataModule", "LabelledDataModule", "TensorDataModule"]

@@ -22,8 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_gp.checks import choice, optional_whole
-from lightning_gp.datamodules.colored_mnist import ColoredMNISTDataModule
-from lightning_gp.datamodules.named_environments import NamedEnvironmentsDataModule
+from lightning_gp.datamodules import ColoredMNISTDataModule, NamedEnvironmentsDataModule
 from lightning_gp.modules.irm import IRMv1
 from lightning_gp.networks.colored_mnist import ColoredMNISTMLP
 from lightning_gp.runs.folders import check_settings, kept, read_json, same, write_json

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_gp._lightning import pl
 from lightning_gp.checks import whole
-from lightning_gp.datamodules.sinusoid import SinusoidDataModule
+from lightning_gp.datamodules import SinusoidDataModule
 from lightning_gp.environments import Environments
 from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.modules.maml import MAML

@@ -17,7 +17,7 @@ import torch
 from lightning_gp._lightning import pl
 from lightning_gp.callbacks.phase_amplitude_consistency import PhaseAmplitudeConsistency
 from lightning_gp.checks import number, whole
-from lightning_gp.datamodules.omniglot import OmniglotDataModule
+from lightning_gp.datamodules import OmniglotDataModule
 from lightning_gp.experiments.lil_curves_summary import summarize
 from lightning_gp.modules.lil import LIL
 from lightning_gp.modules.maml import MAML

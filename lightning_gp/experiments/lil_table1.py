@@ -17,7 +17,7 @@ import torch
 
 from lightning_gp._lightning import pl
 from lightning_gp.checks import whole
-from lightning_gp.datamodules.omniglot import OmniglotDataModule
+from lightning_gp.datamodules import OmniglotDataModule
 from lightning_gp.modules.lil_pretraining import LILPretraining
 from lightning_gp.modules.maml import MAML
 from lightning_gp.networks.conv4 import Conv4

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from lightning_gp.datamodules.linear import LinearRegressionDataModule
+from lightning_gp.datamodules import LinearRegressionDataModule
 from lightning_gp.environments import examples_of
 from lightning_gp.experiments.maps import RUN, Finding, Panel, Run, complete, write
 from lightning_gp.modules.maml import MAML

@@ -15,12 +15,14 @@ import numpy as np
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_gp.datamodules.class_folder import ClassFolderDataModule
-from lightning_gp.datamodules.colored_mnist import ColoredMNISTDataModule
-from lightning_gp.datamodules.image_classes import ImageClassDataModule
-from lightning_gp.datamodules.mini_imagenet import MiniImageNetDataModule
-from lightning_gp.datamodules.omniglot import OmniglotDataModule
-from lightning_gp.datamodules.sinusoid import SinusoidDataModule
+from lightning_gp.datamodules import (
+    ClassFolderDataModule,
+    ColoredMNISTDataModule,
+    ImageClassDataModule,
+    MiniImageNetDataModule,
+    OmniglotDataModule,
+    SinusoidDataModule,
+)
 from lightning_gp.experiments import maps
 from lightning_gp.experiments.maps import RUN, Finding, Panel, Run, borders, complete
 from lightning_gp.modules.irm import IRMv1

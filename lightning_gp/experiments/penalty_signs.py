@@ -20,8 +20,7 @@ from lightning_gp._lightning import LightningModule, pl
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.gradient_norm import GradientNorm
 from lightning_gp.checks import whole
-from lightning_gp.datamodules.colored_mnist import ColoredMNISTDataModule
-from lightning_gp.datamodules.omniglot import OmniglotDataModule
+from lightning_gp.datamodules import ColoredMNISTDataModule, OmniglotDataModule
 from lightning_gp.modules.gradient_penalty import GradientPenalty
 from lightning_gp.modules.irm import IRMv1
 from lightning_gp.modules.maml import MAML

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from lightning_gp._lightning import pl
 from lightning_gp.checks import whole
-from lightning_gp.datamodules.sinusoid import SinusoidDataModule
+from lightning_gp.datamodules import SinusoidDataModule
 from lightning_gp.environments import Environments, chunks_of
 from lightning_gp.functional.lanczos import leading_eigenpairs
 from lightning_gp.functional.spectrum import frobenius_norm

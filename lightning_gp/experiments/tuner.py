@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from lightning_gp._lightning import LightningDataModule, pl
 from lightning_gp.checks import choice, whole
-from lightning_gp.datamodules.omniglot import OmniglotDataModule
-from lightning_gp.datamodules.sinusoid import SinusoidDataModule
+from lightning_gp.datamodules.episodes.sinusoid import SinusoidDataModule
+from lightning_gp.datamodules.images.omniglot import OmniglotDataModule
 from lightning_gp.modules.maml import MAML
 from lightning_gp.networks.conv4 import Conv4
 from lightning_gp.networks.sinusoid import SinusoidMLP

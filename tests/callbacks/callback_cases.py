@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Accuracy
 
 from lightning_gp import MAML
-from lightning_gp.datamodules.sinusoid import SinusoidDataModule
+from lightning_gp.datamodules import SinusoidDataModule
 from lightning_gp.networks import SinusoidMLP
 
 

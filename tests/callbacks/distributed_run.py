@@ -16,7 +16,7 @@ from lightning_gp.callbacks import (
     LearningRateBounds,
     PhaseAmplitudeConsistency,
 )
-from lightning_gp.datamodules.sinusoid import SinusoidDataModule
+from lightning_gp.datamodules import SinusoidDataModule
 from lightning_gp.environments import Environments
 from lightning_gp.networks import SinusoidMLP
 from tests.callbacks.callback_cases import Classifier, build, sinusoid_maml

@@ -7,9 +7,14 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-from lightning_gp.datamodules.augmentation import NUMBERS, Augmentation, NumberedEpisodes, _cut_window, normalized
-from lightning_gp.datamodules.episodes import ClassImages
-from lightning_gp.datamodules.few_shot import FewShotDataModule
+from lightning_gp.datamodules import ClassImages, FewShotDataModule
+from lightning_gp.datamodules.episodes.augmentation import (
+    NUMBERS,
+    Augmentation,
+    NumberedEpisodes,
+    _cut_window,
+    normalized,
+)
 from lightning_gp.environments import Environments
 
 
@@ -176,9 +181,9 @@ def test_grey_images_too():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"random_crop": -1}, "random_crop=-1 pixels; choose 0"),
-        ({"random_resized_crop": 1.5}, "random_resized_crop=1.5; choose a number from 0"),
-        ({"color_jitter": -0.1}, "color_jitter=-0.1; choose a number from 0"),
+        ({"random_crop": -1}, "random_crop=-1 must be a whole number of at least 0"),
+        ({"random_resized_crop": 1.5}, "random_resized_crop=1.5 must be a finite number of at least 0 and at most 1"),
+        ({"color_jitter": -0.1}, "color_jitter=-0.1 must be a finite number of at least 0 and at most 1"),
         ({"random_crop": 4, "random_resized_crop": 0.5}, "two ways to crop"),
         ({"mean": [0.5]}, r"mean=\[0.5\], std=None; give both"),
         ({"mean": [0.5, 0.5], "std": [1.0]}, "give both"),
@@ -191,7 +196,7 @@ def test_bad_arguments_are_refused_at_once(arguments, message):
 
 
 def test_what_does_not_fit_the_images_is_refused():
-    with pytest.raises(ValueError, match=r"random_crop=8 pixels; choose 0 .* less than image_size=8"):
+    with pytest.raises(ValueError, match=r"random_crop=8 pixels; choose less than image_size=8"):
         small(random_crop=8).setup("fit")
     with pytest.raises(ValueError, match="mean has 2 numbers, but images have 3 channels"):
         normalized(torch.zeros(1, 1, 3, 2, 2), [0, 0], [1, 1])

@@ -146,7 +146,7 @@ def test_numbers_that_devices_cannot_share_are_refused_in_setup(arguments, messa
 
 @pytest.mark.parametrize("name", ["environments_per_batch", "iterations_per_epoch", "val_episodes", "test_episodes"])
 def test_counts_below_one_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name}=0 is too small; choose {name} >= 1"):
+    with pytest.raises(ValueError, match=f"{name}=0 must be a whole number of at least 1"):
         data(**{name: 0})
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_gp import datamodules
-from lightning_gp.datamodules.benchmark import check_complete, shipped_list
+from lightning_gp.datamodules.images.benchmark import check_complete, shipped_list
 
 SIZES = {
     "mini_imagenet": (64, 16, 20),

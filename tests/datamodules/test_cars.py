@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from lightning_gp.datamodules import StanfordCarsDataModule, cars
+from lightning_gp.datamodules import StanfordCarsDataModule
+from lightning_gp.datamodules.images import cars
 from tests.datamodules.benchmark_cases import small
 
 NUMBERS = range(1, 197)

@@ -9,7 +9,7 @@ import pytest
 from torchvision.datasets import CIFAR100
 
 from lightning_gp.datamodules import CIFARFSDataModule, FC100DataModule
-from lightning_gp.datamodules.benchmark import shipped_list
+from lightning_gp.datamodules.images.benchmark import shipped_list
 from tests.datamodules.benchmark_cases import small
 
 CLASSES = sorted(name for names in shipped_list("cifar_fs").values() for name in names)

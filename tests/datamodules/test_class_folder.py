@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lightning_gp.datamodules import ClassFolderDataModule, FewShotDataModule
-from lightning_gp.datamodules.image_classes import ImageClassDataModule, random_splits
-from lightning_gp.datamodules.sources.image_source import Decoding, folder_source
+from lightning_gp.datamodules.episodes.class_splits import random_splits
+from lightning_gp.datamodules.images.classes import ImageClassDataModule
+from lightning_gp.datamodules.images.sources.image_source import Decoding, folder_source
 from tests.datamodules.image_cases import THREE, identities, write_image, write_tree
 
 SPLITS = ("train", "val", "test")
@@ -176,7 +177,7 @@ def test_hidden_files_and_strangers_are_passed_over(tree):
 def test_the_cache_is_used_again_without_decoding(tree, monkeypatch):
     small(tree).prepare_data()
     assert len(list(tree.glob("class-folder-8px-*.npy"))) == 1
-    monkeypatch.setattr("lightning_gp.datamodules.sources.image_source.FileSource.decode", None)
+    monkeypatch.setattr("lightning_gp.datamodules.images.sources.image_source.FileSource.decode", None)
     images = small(tree).images()
     assert isinstance(images.images, np.memmap)
     assert images.images.shape == (28, 8, 8, 3)

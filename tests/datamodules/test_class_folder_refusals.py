@@ -5,8 +5,8 @@ import json
 import pytest
 
 from lightning_gp.datamodules import ClassFolderDataModule
-from lightning_gp.datamodules.class_folder import read_json_split
-from lightning_gp.datamodules.image_classes import random_splits
+from lightning_gp.datamodules.episodes.class_splits import random_splits
+from lightning_gp.datamodules.images.class_folder import read_json_split
 from tests.datamodules.image_cases import write_image, write_tree
 
 SPLITS = ("train", "val", "test")

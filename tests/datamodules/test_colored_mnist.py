@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from lightning_gp.datamodules.colored_mnist import ColoredMNISTDataModule, colored
+from lightning_gp.datamodules.named.colored_mnist import ColoredMNISTDataModule, colored
 from lightning_gp.modules.irm import IRMv1
 from lightning_gp.networks.colored_mnist import ColoredMNISTMLP
 
@@ -105,7 +105,7 @@ def test_fit_and_test(mnist, tmp_path):
 
 
 def test_bad_input(tmp_path):
-    with pytest.raises(ValueError, match=r"train_agreement\[1\]=1.2.*\[0, 1\]"):
+    with pytest.raises(ValueError, match=r"train_agreement\[1\]=1\.2 must be .* at most 1"):
         ColoredMNISTDataModule("data", train_agreement=(0.9, 1.2))
     with pytest.raises(ValueError, match=r"label_noise=-0\.1"):
         ColoredMNISTDataModule("data", label_noise=-0.1)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_gp.datamodules import CUBDataModule, cub
+from lightning_gp.datamodules import CUBDataModule
+from lightning_gp.datamodules.images import cub
 from tests.datamodules.benchmark_cases import small
 
 NAMES = cub.shipped_list("cub")["names"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lightning_gp.datamodules.draws import choose, uniforms
+from lightning_gp.datamodules.episodes.draws import choose, uniforms
 
 
 @given(seed=st.integers(0, 2**70), indices=st.lists(st.integers(0, 2**40), min_size=1, max_size=8))

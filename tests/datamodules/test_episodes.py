@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from lightning_gp.datamodules.episodes import ClassImages, EpisodeSampler, FewShotEpisodes
+from lightning_gp.datamodules import ClassImages, EpisodeSampler
+from lightning_gp.datamodules.episodes import FewShotEpisodes
 
 
 def numbered(counts):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from lightning_gp.datamodules.environment_pieces import Pieces
-from lightning_gp.datamodules.example_environments import ExampleEnvironments
+from lightning_gp.datamodules import ExampleEnvironments
+from lightning_gp.datamodules.named.pieces import Pieces
 from lightning_gp.environments import Environments
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from lightning_gp.datamodules import FewShotDataModule, LabelledDataModule
-from lightning_gp.datamodules.sources.dataset_source import DatasetSource, labels_of
+from lightning_gp.datamodules.images.sources.dataset_source import DatasetSource, labels_of
 from tests.datamodules.image_cases import colour, identities, write_tree
 
 SPLITS = ("train", "val", "test")

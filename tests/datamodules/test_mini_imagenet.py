@@ -6,7 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from lightning_gp.datamodules import MiniImageNetDataModule, benchmark
+from lightning_gp.datamodules import MiniImageNetDataModule
+from lightning_gp.datamodules.images import benchmark
 from tests.datamodules.benchmark_cases import assert_no_leaks, contents, small
 from tests.datamodules.mini_imagenet_cases import (
     LISTS,
@@ -68,7 +69,7 @@ def test_episodes(tmp_path):
 def test_the_cache_needs_no_parsing(tmp_path, monkeypatch):
     pickles(tmp_path)
     first = contents(small(MiniImageNetDataModule, tmp_path))
-    monkeypatch.setattr("lightning_gp.datamodules.sources.pickled_images.load_plain", None)
+    monkeypatch.setattr("lightning_gp.datamodules.images.sources.pickled_images.load_plain", None)
     assert contents(small(MiniImageNetDataModule, tmp_path)) == first
 
 
@@ -112,8 +113,8 @@ def test_nothing_there(tmp_path):
     ("arguments", "message"),
     [
         ({"ways": 3}, "ways=3, but the val split of mini-ImageNet has 2 classes; choose ways <= 2"),
-        ({"ways": 0}, "ways=0 is too small"),
-        ({"image_size": 0}, "image_size=0 is too small"),
+        ({"ways": 0}, "ways=0 must be"),
+        ({"image_size": 0}, "image_size=0 must be"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(arguments, message):

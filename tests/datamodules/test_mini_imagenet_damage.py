@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_gp.datamodules import MiniImageNetDataModule, benchmark
+from lightning_gp.datamodules import MiniImageNetDataModule
+from lightning_gp.datamodules.images import benchmark
 from tests.datamodules.benchmark_cases import contents, small
 from tests.datamodules.mini_imagenet_cases import LISTS, TAKEN, arrays, dump, ilsvrc, pickles, split_folders
 

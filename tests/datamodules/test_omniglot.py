@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from lightning_gp.datamodules import OmniglotDataModule, image_cache, omniglot
+from lightning_gp.datamodules import OmniglotDataModule
+from lightning_gp.datamodules.images import image_cache, omniglot
 
 NAMES = {
     "train": ["Alpha/character01", "Alpha/character02", "Beta/character01"],
@@ -202,10 +203,10 @@ def test_damaged_data_are_refused_by_name(root, damage, message):
         ({"shots": 6}, r"6 \+ 15 = 21, but an Omniglot character has 20 drawings; choose shots \+ queries <= 20"),
         ({"ways": 173}, "ways=173, but the val split has 172 classes; choose ways <= 172"),
         ({"ways": 101, "split": "random1200"}, "ways=101, but the val split has 100 classes"),
-        ({"ways": 0}, "ways=0 is too small"),
-        ({"queries": 0}, "queries=0 is too small"),
-        ({"image_size": 0}, "image_size=0 is too small"),
-        ({"split_seed": -1}, "split_seed=-1 is too small"),
+        ({"ways": 0}, "ways=0 must be"),
+        ({"queries": 0}, "queries=0 must be"),
+        ({"image_size": 0}, "image_size=0 must be"),
+        ({"split_seed": -1}, "split_seed=-1 must be"),
     ],
 )
 def test_bad_arguments_are_refused_at_once(arguments, message):

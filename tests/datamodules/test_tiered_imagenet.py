@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_gp.datamodules import TieredImageNetDataModule, benchmark, tiered_imagenet
+from lightning_gp.datamodules import TieredImageNetDataModule
+from lightning_gp.datamodules.images import benchmark, tiered_imagenet
 from tests.datamodules.benchmark_cases import assert_no_leaks, contents, images_of, small
 from tests.datamodules.image_cases import colour, write_image
 
@@ -96,7 +97,7 @@ def test_the_cache_needs_no_listing_and_follows_the_files(tmp_path, form, monkey
     expected = contents(small(TieredImageNetDataModule, tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr(tiered_imagenet, "scan_folder", None)
-        patch.setattr("lightning_gp.datamodules.sources.pickled_images.load_plain", None)
+        patch.setattr("lightning_gp.datamodules.images.sources.pickled_images.load_plain", None)
         assert contents(small(TieredImageNetDataModule, tmp_path)) == expected
     if form is ilsvrc:
         write_image(tmp_path / "train" / NAMES[0] / "more.png", 0, 9, (8, 8))

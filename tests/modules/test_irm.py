@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_gp.datamodules.example_environments import ExampleEnvironments
+from lightning_gp.datamodules import ExampleEnvironments
 from lightning_gp.environments import Environments
 from lightning_gp.modules.erm import ERM
 from lightning_gp.modules.irm import IRMv1, REx

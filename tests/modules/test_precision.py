@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from lightning_gp import ANIL, BOIL, ERM, FOMAML, LIL, MAML, GradientPenalty, IRMv1, LILPretraining, REx
 from lightning_gp._lightning import pl
-from lightning_gp.datamodules import SinusoidDataModule
-from lightning_gp.datamodules.example_environments import ExampleEnvironments
+from lightning_gp.datamodules import ExampleEnvironments, SinusoidDataModule
 from lightning_gp.environments import Environments
 from lightning_gp.functional.meta_gradient import meta_gradient
 from lightning_gp.modules.checks import check_trainer

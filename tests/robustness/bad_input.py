@@ -165,25 +165,32 @@ DATA = [
         "no train-images-idx3-ubyte",
         "download=True",
     ),
-    Row("ColoredMNISTDataModule", lambda: data.ColoredMNISTDataModule(label_noise=-1), ValueError, "=-1", "[0, 1]"),
+    Row("ColoredMNISTDataModule", lambda: data.ColoredMNISTDataModule(label_noise=-1), ValueError, "=-1", "at most 1"),
     Row(
         "ColoredMNISTDataModule", lambda: data.ColoredMNISTDataModule(train_agreement=(1.0,)), ValueError, "1.0", "two"
     ),
-    Row("EpisodeDataModule", lambda: data.EpisodeDataModule(val_episodes=0), ValueError, "=0 is too small", ">= 1"),
-    Row("EpisodeDataModule", lambda: data.EpisodeDataModule(2.5), ValueError, "environments_per_batch=2.5", "whole"),
-    Row("EpisodeDataModule", lambda: data.EpisodeDataModule(seed="3"), TypeError, "seed='3'", "must be a number"),
+    Row("EpisodeDataModule", lambda: data.EpisodeDataModule(val_episodes=0), ValueError, "=0 must be", "at least 1"),
+    Row("EpisodeDataModule", lambda: data.EpisodeDataModule(2.5), TypeError, "environments_per_batch=2.5", "whole"),
+    Row("EpisodeDataModule", lambda: data.EpisodeDataModule(seed="3"), TypeError, "seed='3'", "must be a whole number"),
     Row("EpisodeDataModule", lambda: data.EpisodeDataModule().setup("fit"), NotImplementedError, "define", "episodes("),
     Row("EpisodeDataset", lambda: data.EpisodeDataset("tran", 3, 0), ValueError, "split='tran'", "train, val, test"),
     Row("EpisodeDataset", lambda: data.EpisodeDataset("val", 3, 0)[0], NotImplementedError, "must define", "draw("),
+    Row("TensorDataModule", lambda: data.TensorDataModule(x, x[:1, 0]), ValueError, "and y", "give (M, *shape)"),
     Row("EpisodeSampler", lambda: data.EpisodeSampler(5, True, 2), ValueError, "5 episodes", "a multiple of 2"),
     Row(
         "ExampleEnvironments", lambda: data.ExampleEnvironments({}), ValueError, "no train environment", "at least one"
     ),
     Row("ExampleEnvironments", lambda: data.ExampleEnvironments({"a": [1, 2]}), ValueError, "'a'", "a pair of tensors"),
     Row("ExampleEnvironments", lambda: data.ExampleEnvironments({"a": (x, x[:1])}), ValueError, "'a'", "lengths"),
-    Row("FewShotDataModule", lambda: data.FewShotDataModule(shots=0), ValueError, "shots=0", "choose shots >= 1"),
-    Row("FewShotDataModule", lambda: data.FewShotDataModule(color_jitter=-1), ValueError, "=-1", "from 0 (none) to 1"),
-    Row("ImageClassDataModule", lambda: data.ImageClassDataModule(image_size=0), ValueError, "=0", "image_size >= 1"),
+    Row("FewShotDataModule", lambda: data.FewShotDataModule(shots=0), ValueError, "shots=0", "at least 1"),
+    Row(
+        "FewShotDataModule",
+        lambda: data.FewShotDataModule(color_jitter=-1),
+        ValueError,
+        "=-1",
+        "at least 0 and at most 1",
+    ),
+    Row("ImageClassDataModule", lambda: data.ImageClassDataModule(image_size=0), ValueError, "=0", "at least 1"),
     Row("LabelledDataModule", lambda: data.LabelledDataModule(3), TypeError, "of type int", "items (image, label)"),
     Row(
         "ClassFolderDataModule",
@@ -192,10 +199,10 @@ DATA = [
         "fractions=(0.5, 0.9, 0.1)",
         "add up to 1",
     ),
-    Row("FewShotDataModule", lambda: data.FewShotDataModule(ways=1), ValueError, "ways=1", "ways >= 2"),
-    Row("FewShotDataModule", lambda: data.FewShotDataModule(shots=1.5), ValueError, "shots=1.5", "whole number"),
+    Row("FewShotDataModule", lambda: data.FewShotDataModule(ways=1), ValueError, "ways=1", "at least 2"),
+    Row("FewShotDataModule", lambda: data.FewShotDataModule(shots=1.5), TypeError, "shots=1.5", "whole number"),
     Row(
-        "LinearRegressionDataModule", lambda: data.LinearRegressionDataModule(noise=-1), ValueError, "=-1", "noise >= 0"
+        "LinearRegressionDataModule", lambda: data.LinearRegressionDataModule(noise=-1), ValueError, "=-1", "at least 0"
     ),
     Row(
         "LinearRegressionDataModule", lambda: data.LinearRegressionDataModule(scale=(5, 0)), ValueError, "(5, 0)", "<="
@@ -430,7 +437,7 @@ TUNING = [
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(environments=0), ValueError, "=0", "at least 1"),
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(tolerance=-1), ValueError, "tolerance=-1", "[0, 1)"),
 ]
-RECORDS = {"Outcome", "Suggestion", "TrainabilityResult", "Trial"}
+RECORDS = {"ClassImages", "Outcome", "Suggestion", "TrainabilityResult", "Trial"}
 """Made by the package itself, not by its users."""
 
 TABLES = {

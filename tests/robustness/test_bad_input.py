@@ -80,7 +80,7 @@ CLI = {
     "fit, text for a number": (lambda: [*FIT, "--model.init_args.inner_steps=two"], "two", "int"),
     "fit, inner rate": (lambda: [*FIT, "--model.init_args.inner_lr=-1"], "inner_lr=-1.0", "at least 0"),
     "fit, inner steps": (lambda: [*FIT, "--model.init_args.inner_steps=0"], "inner_steps=0", "at least 1"),
-    "fit, counts": (lambda: [*FIT, "--data.init_args.shots=0"], "shots=0", "choose shots >= 1"),
+    "fit, counts": (lambda: [*FIT, "--data.init_args.shots=0"], "shots=0", "at least 1"),
     "fit, outputs": (
         lambda: [*FIT, "--model.init_args.network.init_args.out_features=2"],
         "output has shape (10, 2)",

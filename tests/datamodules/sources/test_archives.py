@@ -2,13 +2,15 @@
 
 import io
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
 
+import numpy as np
 import pytest
 
-from lightning_gp.datamodules.sources.archives import unpack
+from lightning_gp.datamodules.images.sources.archives import unpack
 
 FILES = {"set/images/a/1.jpg": b"one" * 400, "./set/images/b/2.jpg": b"two" * 900, "notes.txt": b"notes"}
 
@@ -116,3 +118,26 @@ def test_the_faster_process_wins(tmp_path):
     unpack(path, tmp_path / "out")
     assert everything(tmp_path) == ["archive", "out/first"]
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("kind", ["w:gz", "w:bz2", "w:xz"])
+def test_flipped_bits_are_noticed(tmp_path, kind):
+    random = np.random.RandomState(0)
+    files = {f"set/{i}": bytes(range(256)) * 4 + random.bytes(500) for i in range(4)}
+    content = tar(tmp_path / "archive", files, kind).read_bytes()
+    first = 10 + len(b"archive\0") if kind == "w:gz" else 0  # gzip's header has no checksum, and nothing of the content
+    passed = 0
+    for bit in random.choice(np.arange(8 * first, 8 * len(content)), 100, replace=False):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << (bit % 8)
+        (tmp_path / "archive").write_bytes(damaged)
+        try:
+            unpack(tmp_path / "archive", tmp_path / "out")
+        except ValueError as error:
+            assert "truncated or damaged" in str(error)  # noqa: PT017
+            assert not (tmp_path / "out").exists()
+        else:  # a bit that means nothing
+            passed += 1
+            assert all((tmp_path / "out" / name).read_bytes() == data for name, data in files.items())
+            shutil.rmtree(tmp_path / "out")
+    assert passed <= (0 if kind == "w:gz" else 2)

@@ -1,0 +1,1 @@
+"""A fixed list of named environments with all their examples in memory."""
