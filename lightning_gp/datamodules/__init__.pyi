@@ -1,0 +1,21 @@
+from lightning_gp.datamodules.base import EpisodeDataModule as EpisodeDataModule
+from lightning_gp.datamodules.cars import StanfordCarsDataModule as StanfordCarsDataModule
+from lightning_gp.datamodules.cifar_few_shot import CIFARFSDataModule as CIFARFSDataModule
+from lightning_gp.datamodules.cifar_few_shot import FC100DataModule as FC100DataModule
+from lightning_gp.datamodules.class_folder import ClassFolderDataModule as ClassFolderDataModule
+from lightning_gp.datamodules.colored_mnist import ColoredMNISTDataModule as ColoredMNISTDataModule
+from lightning_gp.datamodules.cub import CUBDataModule as CUBDataModule
+from lightning_gp.datamodules.episodes import EpisodeDataset as EpisodeDataset
+from lightning_gp.datamodules.episodes import EpisodeSampler as EpisodeSampler
+from lightning_gp.datamodules.example_environments import ExampleEnvironments as ExampleEnvironments
+from lightning_gp.datamodules.few_shot import FewShotDataModule as FewShotDataModule
+from lightning_gp.datamodules.image_classes import ImageClassDataModule as ImageClassDataModule
+from lightning_gp.datamodules.labelled import LabelledDataModule as LabelledDataModule
+from lightning_gp.datamodules.linear import LinearRegressionDataModule as LinearRegressionDataModule
+from lightning_gp.datamodules.mini_imagenet import MiniImageNetDataModule as MiniImageNetDataModule
+from lightning_gp.datamodules.named_environments import NamedEnvironmentsDataModule as NamedEnvironmentsDataModule
+from lightning_gp.datamodules.omniglot import OmniglotDataModule as OmniglotDataModule
+from lightning_gp.datamodules.sinusoid import SinusoidDataModule as SinusoidDataModule
+from lightning_gp.datamodules.tiered_imagenet import TieredImageNetDataModule as TieredImageNetDataModule
+
+__all__: list[str]
