@@ -10,20 +10,4 @@ from lightning_gp._lazy import lazy
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "ANIL": "modules.maml",
-        "BOIL": "modules.maml",
-        "ERM": "modules.erm",
-        "EnvironmentModule": "modules.base",
-        "Environments": "environments",
-        "FOMAML": "modules.maml",
-        "GradientPenalty": "modules.gradient_penalty",
-        "IRMv1": "modules.irm",
-        "LIL": "modules.lil",
-        "LILPretraining": "modules.lil_pretraining",
-        "MAML": "modules.maml",
-        "REx": "modules.irm",
-    },
-)
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

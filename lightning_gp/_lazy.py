@@ -1,27 +1,34 @@
-"""Public names that are imported when they are first used."""
+"""Public names that are imported when they are first used, and that type checkers and editors know all the same."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
-def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names live in its submodules.
+def lazy(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names live in other modules.
 
+    Which name lives where is said once, by the imports of the stub ``__init__.pyi``, which is what type checkers read.
     A package is cheap to import this way, and a broken or missing dependency hurts only those who use it.
 
     Args:
         package: the package's ``__name__``.
-        homes: submodule, relative to the package, of each public name.
+        file: its ``__file__``.
     """
+    homes: dict[str, str] = {}
+    for statement in ast.parse(Path(file).with_suffix(".pyi").read_text("utf-8")).body:
+        if isinstance(statement, ast.ImportFrom):
+            homes.update({alias.name: str(statement.module) for alias in statement.names})
 
     def getattribute(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
+        value = getattr(importlib.import_module(homes[name]), name)
         setattr(sys.modules[package], name, value)
         return value
 

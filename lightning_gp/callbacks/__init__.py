@@ -7,14 +7,4 @@ from __future__ import annotations
 
 from lightning_gp._lazy import lazy
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "CosineSimilarity": "cosine_similarity",
-        "GradientNorm": "gradient_norm",
-        "HessianEigenvalues": "hessian_eigenvalues",
-        "LearningRateBounds": "learning_rate_bounds",
-        "PhaseAmplitudeConsistency": "phase_amplitude_consistency",
-        "Probe": "base",
-    },
-)
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

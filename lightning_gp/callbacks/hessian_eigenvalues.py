@@ -45,7 +45,7 @@ class HessianEigenvalues(Probe):
     |---|---|---|
     | ``curvature/eigenvalue_<i>`` | λ_i, i = 1 … k, largest first | (−∞, ∞) |
     | ``curvature/residual_<i>`` | ‖H v_i − λ_i v_i‖: some eigenvalue is within this distance of λ_i | [0, ∞) |
-    | ``curvature/converged`` | 1 where every value is as good as ``tol`` asks, 0 where the budget or rounding forbade it | {0, 1} |
+    | ``curvature/converged`` | 1 where every value is as good as ``tol`` asks, else 0 | {0, 1} |
     | ``curvature/products`` | Hessian-vector products of this search | [1, ``max_products``] |
     | ``curvature/trace`` | tr ∇²L(θ), estimated by Hutch++, with ``trace=True`` | (−∞, ∞) |
     | ``curvature/trace_standard_error`` | of that estimate | [0, ∞) |
@@ -78,7 +78,7 @@ class HessianEigenvalues(Probe):
         Key(
             "curvature/converged",
             "{0, 1}",
-            "1 where every value is as good as ``tol`` asks, 0 where the budget or rounding forbade it",
+            "1 where every value is as good as ``tol`` asks, else 0",
         ),
         Key("curvature/products", "[1, ``max_products``]", "Hessian-vector products of this search"),
         Key("curvature/trace", "(−∞, ∞)", "tr ∇²L(θ), estimated by Hutch++, with ``trace=True``"),

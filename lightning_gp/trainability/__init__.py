@@ -7,17 +7,4 @@ from __future__ import annotations
 
 from lightning_gp._lazy import lazy
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "BatchStream": "stream",
-        "CellTrainer": "engine",
-        "Outcome": "engine",
-        "TrainabilityMap": "map",
-        "TrainabilityResult": "result",
-        "decades": "grid",
-        "merge": "storage",
-        "parse_rates": "grid",
-        "plot_map": "plot",
-    },
-)
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

@@ -7,11 +7,4 @@ from __future__ import annotations
 
 from lightning_gp._lazy import lazy
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "LearningRateTuner": "tuner",
-        "Suggestion": "suggestion",
-        "Trial": "trials",
-    },
-)
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

@@ -4,13 +4,4 @@ from __future__ import annotations
 
 from lightning_gp._lazy import lazy
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "ClassImages": "class_episodes",
-        "EpisodeDataModule": "base",
-        "EpisodeDataset": "datasets",
-        "EpisodeSampler": "datasets",
-        "FewShotEpisodes": "class_episodes",
-    },
-)
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

@@ -4,14 +4,4 @@ from __future__ import annotations
 
 from lightning_gp._lazy import lazy
 
-__getattr__, __dir__, __all__ = lazy(
-    __name__,
-    {
-        "DatasetSource": "dataset_source",
-        "Decoding": "image_source",
-        "FileSource": "image_source",
-        "ImageSource": "image_source",
-        "folder_source": "image_source",
-        "zip_source": "image_source",
-    },
-)
+__getattr__, __dir__, __all__ = lazy(__name__, __file__)

@@ -1,0 +1,23 @@
+from lightning_gp.datamodules.episodes.base import EpisodeDataModule as EpisodeDataModule
+from lightning_gp.datamodules.episodes.class_episodes import ClassImages as ClassImages
+from lightning_gp.datamodules.episodes.datasets import EpisodeDataset as EpisodeDataset
+from lightning_gp.datamodules.episodes.datasets import EpisodeSampler as EpisodeSampler
+from lightning_gp.datamodules.episodes.linear import LinearRegressionDataModule as LinearRegressionDataModule
+from lightning_gp.datamodules.episodes.sinusoid import SinusoidDataModule as SinusoidDataModule
+from lightning_gp.datamodules.images.cars import StanfordCarsDataModule as StanfordCarsDataModule
+from lightning_gp.datamodules.images.cifar_few_shot import CIFARFSDataModule as CIFARFSDataModule
+from lightning_gp.datamodules.images.cifar_few_shot import FC100DataModule as FC100DataModule
+from lightning_gp.datamodules.images.class_folder import ClassFolderDataModule as ClassFolderDataModule
+from lightning_gp.datamodules.images.classes import ImageClassDataModule as ImageClassDataModule
+from lightning_gp.datamodules.images.cub import CUBDataModule as CUBDataModule
+from lightning_gp.datamodules.images.mini_imagenet import MiniImageNetDataModule as MiniImageNetDataModule
+from lightning_gp.datamodules.images.omniglot import OmniglotDataModule as OmniglotDataModule
+from lightning_gp.datamodules.images.tiered_imagenet import TieredImageNetDataModule as TieredImageNetDataModule
+from lightning_gp.datamodules.labelled import FewShotDataModule as FewShotDataModule
+from lightning_gp.datamodules.labelled import LabelledDataModule as LabelledDataModule
+from lightning_gp.datamodules.labelled import TensorDataModule as TensorDataModule
+from lightning_gp.datamodules.named.base import NamedEnvironmentsDataModule as NamedEnvironmentsDataModule
+from lightning_gp.datamodules.named.colored_mnist import ColoredMNISTDataModule as ColoredMNISTDataModule
+from lightning_gp.datamodules.named.example_environments import ExampleEnvironments as ExampleEnvironments
+
+__all__: list[str]

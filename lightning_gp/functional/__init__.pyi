@@ -1,0 +1,28 @@
+from lightning_gp.functional.adaptation import Trajectory as Trajectory
+from lightning_gp.functional.adaptation import adapt as adapt
+from lightning_gp.functional.curvature import hessian_eigenvalues as hessian_eigenvalues
+from lightning_gp.functional.curvature import hessian_vector_product as hessian_vector_product
+from lightning_gp.functional.gradients import cosine_similarity as cosine_similarity
+from lightning_gp.functional.gradients import environment_gradients as environment_gradients
+from lightning_gp.functional.gradients import gradient_norm as gradient_norm
+from lightning_gp.functional.gradients import gradients_of_losses as gradients_of_losses
+from lightning_gp.functional.gradients import pairwise_cosines as pairwise_cosines
+from lightning_gp.functional.inner_optimizers.by_higher import higher_step as higher_step
+from lightning_gp.functional.inner_optimizers.step import check_inner_optimizer as check_inner_optimizer
+from lightning_gp.functional.inner_optimizers.step import differentiable_step as differentiable_step
+from lightning_gp.functional.linearised import linearised_adapt as linearised_adapt
+from lightning_gp.functional.linearity import amplitude_consistency as amplitude_consistency
+from lightning_gp.functional.linearity import approximation as approximation
+from lightning_gp.functional.linearity import output_divergence as output_divergence
+from lightning_gp.functional.linearity import phase_consistency as phase_consistency
+from lightning_gp.functional.linearity import phase_loss as phase_loss
+from lightning_gp.functional.ntk import ntk_features as ntk_features
+from lightning_gp.functional.ntk import ntk_kernels as ntk_kernels
+from lightning_gp.functional.penalties import gradient_penalty as gradient_penalty
+from lightning_gp.functional.penalties import irmv1_penalty as irmv1_penalty
+from lightning_gp.functional.prototype import prototype_agreement as prototype_agreement
+from lightning_gp.functional.prototype import prototype_cosine as prototype_cosine
+from lightning_gp.functional.prototype import prototype_scores as prototype_scores
+from lightning_gp.functional.third_order import third_order_operators as third_order_operators
+
+__all__: list[str]

@@ -1,0 +1,20 @@
+from lightning_gp.theory.learning_rates import critical_inner_lr as critical_inner_lr
+from lightning_gp.theory.learning_rates import critical_outer_lr as critical_outer_lr
+from lightning_gp.theory.learning_rates import effective_curvature as effective_curvature
+from lightning_gp.theory.mixed_linear_regression import adaptation_distance as adaptation_distance
+from lightning_gp.theory.mixed_linear_regression import adaptation_loss as adaptation_loss
+from lightning_gp.theory.mixed_linear_regression import adapted_features as adapted_features
+from lightning_gp.theory.mixed_linear_regression import erm_solution as erm_solution
+from lightning_gp.theory.mixed_linear_regression import expected_adaptation_distance as expected_adaptation_distance
+from lightning_gp.theory.mixed_linear_regression import expected_adaptation_loss as expected_adaptation_loss
+from lightning_gp.theory.mixed_linear_regression import maml_solution as maml_solution
+from lightning_gp.theory.mixed_linear_regression import solution_covariance as solution_covariance
+from lightning_gp.theory.optimal_adaptation import network_adaptation_lr as network_adaptation_lr
+from lightning_gp.theory.optimal_adaptation import optimal_adaptation_lr as optimal_adaptation_lr
+from lightning_gp.theory.optimal_adaptation import (
+    optimal_adaptation_lr_from_kernels as optimal_adaptation_lr_from_kernels,
+)
+from lightning_gp.theory.third_order import critical_inner_lr_with_tg as critical_inner_lr_with_tg
+from lightning_gp.theory.third_order import critical_outer_lr_with_tg as critical_outer_lr_with_tg
+
+__all__: list[str]
