@@ -49,6 +49,7 @@ class Rate:
         kind: which effective curvature c(λ) the objective has; None where no theory is known.
         steps: S of the inner loop, 1 without one.
         factor: the theory's α per unit of this rate: 2 for a penalty α‖∇L‖² without the half.
+        changes: why it is not one number throughout training, which a map needs; empty if it is.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Rate:
     kind: CurvatureKind | None = None
     steps: int = 1
     factor: float = 1.0
+    changes: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class Varies(Protocol):
         """The rate.
 
         Raises:
-            ValueError: saying why there is none, where α would not be one number.
+            ValueError: saying why there is none.
         """
 
 

@@ -93,11 +93,10 @@ def lightning_cli(
         LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
-        save_config_callback=SaveConfig,
         args=None if list(args) == sys.argv[1:] else list(args),
         auto_configure_optimizers=False,  # our modules take `optimizer` and `lr_scheduler` themselves
         parser_kwargs={"prog": prog, "description": description},
-        **options,
+        **{"save_config_callback": SaveConfig, **options},
     )
 
 

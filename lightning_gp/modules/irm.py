@@ -132,21 +132,22 @@ class InvarianceModule(NamedEnvironmentModule):
         return 1.0 if self.global_step < self.anneal_steps else self.penalty_weight
 
     def rate(self) -> Rate:
-        """The penalty weight; no theory of its effective curvature is known here.
-
-        Raises:
-            ValueError: if it is annealed, so that it is not one number.
-        """
-        if self.anneal_steps:
-            raise ValueError(
-                f"anneal_steps={self.anneal_steps} changes the penalty during training, so that α would not be one "
-                "number; set anneal_steps=0 for a map."
-            )
+        """The penalty weight; no theory of its effective curvature is known here."""
+        changes = (
+            f"anneal_steps={self.anneal_steps} changes the penalty during training, so that α would not be one number; "
+            "set anneal_steps=0 for a map."
+        )
 
         def put(weight: float) -> None:
             self.penalty_weight = weight
 
-        return Rate("penalty_weight", "penalty weight α", lambda: (self.penalty_weight,), put)
+        return Rate(
+            "penalty_weight",
+            "penalty weight α",
+            lambda: (self.penalty_weight,),
+            put,
+            changes=changes if self.anneal_steps else "",
+        )
 
     @staticmethod
     def each(function: Any, logits: Tensor, targets: Tensor) -> Tensor:

@@ -35,7 +35,10 @@ def rate_of(objective: object) -> Rate:
             f"{type(objective).__name__} has no rate() for the map's α to be put in, such as MAML's inner_lr, "
             "GradientPenalty's coefficient and IRMv1's penalty_weight; define it in a subclass."
         )
-    return objective.rate()
+    rate = objective.rate()
+    if rate.changes:
+        raise ValueError(rate.changes)
+    return rate
 
 
 class Evaluation(Protocol):

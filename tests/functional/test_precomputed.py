@@ -16,7 +16,13 @@ def test_pieces_give_the_value_and_gradient_of_the_sum():
 
     whole = sum(objective(piece) for piece in pieces)
     reference = torch.autograd.grad(3 * whole, a)[0]
-    total = accumulated(differentiated(objective, [a, unused]), pieces, [a, unused])
+
+    def with_terms(piece: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return objective(piece), {"pieces": torch.ones(()), "sum": piece.sum()}
+
+    total, terms = accumulated(differentiated(with_terms, [a, unused]), pieces, [a, unused])
+    assert terms["pieces"] == 4
+    torch.testing.assert_close(terms["sum"], sum(piece.sum() for piece in pieces))
     (3 * total).backward()
     torch.testing.assert_close(total.detach(), whole.detach())
     torch.testing.assert_close(a.grad, reference)
@@ -25,7 +31,7 @@ def test_pieces_give_the_value_and_gradient_of_the_sum():
 
 def test_a_second_derivative_is_refused_rather_than_wrong():
     a = torch.ones((), requires_grad=True)
-    total = accumulated(differentiated(lambda piece: (a * piece) ** 2, [a]), [2.0], [a])
+    total, _ = accumulated(differentiated(lambda piece: ((a * piece) ** 2, {}), [a]), [2.0], [a])
     (gradient,) = torch.autograd.grad(total, a, create_graph=True)
     with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
         gradient.backward()
