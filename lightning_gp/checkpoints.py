@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import pickle
+import urllib.request
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -44,19 +46,22 @@ class WholeCheckpoints(_plugins.TorchCheckpointIO):  # type: ignore[misc]
             os.fsync(file.fileno())  # or a power cut could leave a name without content
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads a checkpoint; unless told otherwise, with the loader that runs no code.
+        """Reads a checkpoint, from wherever it is; unless told otherwise, with the loader that runs no code.
 
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if it is not whole, is no checkpoint, or holds what only a loader that runs code could read.
         """
-        if "://" in str(path):
-            restricted = {"weights_only": weights_only is not False}  # Lightning's default for addresses runs code
-            remote: dict[str, Any] = super().load_checkpoint(path, map_location, **restricted)
-            return remote
-        _check_file(Path(path))
+        source: Any = path
+        if str(path).startswith(("http://", "https://")):
+            source = _fetched(str(path))  # Lightning would take any file of this name that was fetched before
+        elif "://" not in str(path):
+            _check_file(Path(path))
         try:
-            content = torch.load(path, map_location=map_location, weights_only=weights_only is not False)
+            if source is path and "://" in str(path):
+                content = super().load_checkpoint(path, map_location, weights_only is not False)
+            else:
+                content = torch.load(source, map_location=map_location, weights_only=weights_only is not False)
         except pickle.UnpicklingError as error:
             raise ValueError(
                 f"{path} cannot be read without running code that is in it: {_first_line(error)} If you trust the "
@@ -67,6 +72,19 @@ class WholeCheckpoints(_plugins.TorchCheckpointIO):  # type: ignore[misc]
         if not isinstance(content, dict) or not {"state_dict", "epoch"} & content.keys():
             raise ValueError(f"{path} is no checkpoint of a Trainer; give a file that ModelCheckpoint has written.")
         return content
+
+
+def _fetched(address: str) -> io.BytesIO:
+    try:
+        with urllib.request.urlopen(address) as answer:
+            content = io.BytesIO(answer.read())
+    except OSError as error:
+        raise FileNotFoundError(f"There is no checkpoint at {address}: {error}; give another ckpt_path.") from error
+    if not zipfile.is_zipfile(content):
+        size = len(content.getvalue())
+        raise ValueError(_not_whole(address, f"its {size} bytes do not end as a checkpoint does"))
+    content.seek(0)
+    return content
 
 
 def _check_file(path: Path) -> None:

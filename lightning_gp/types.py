@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias, TypedDict
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Required, TypedDict
 
 Parameters: TypeAlias = dict[str, Tensor]
 """Tensors by parameter name; a *stack* has a leading environment axis (E, *shape)."""
@@ -57,7 +58,7 @@ class SchedulerConfig(TypedDict, total=False):
         name: of the scheduler in logs.
     """
 
-    scheduler: LRSchedulerCallable
+    scheduler: Required[LRSchedulerCallable]
     interval: Literal["step", "epoch"]
     frequency: int
     monitor: str
@@ -77,7 +78,7 @@ class ModuleOptions(TypedDict, total=False):
 
     criterion: Criterion
     optimizer: OptimizerCallable
-    lr_scheduler: LRSchedulerCallable | SchedulerConfig | None
+    lr_scheduler: SchedulerConfig | LRSchedulerCallable | None
     vectorize: bool | int | Literal["auto"]
 
 

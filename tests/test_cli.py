@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 from lightning_gp.cli import main
 from lightning_gp.commands.reproduce import EXPERIMENTS
@@ -130,3 +132,97 @@ def test_demo_runs_and_leaves_a_plot(capsys):
     assert Path("out/adaptation.png").read_bytes().startswith(b"\x89PNG")
     assert Path("out/metrics.csv").exists()
     assert "before adaptation" in capsys.readouterr().out
+
+
+# -- configs ------------------------------------------------------------------------------------------------------
+
+SCHEDULERS = {
+    "plateau": {"class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau", "init_args": {"patience": 0}},
+    "one cycle": {
+        "class_path": "torch.optim.lr_scheduler.OneCycleLR",
+        "init_args": {"max_lr": 0.1, "total_steps": 9},
+    },
+    "Lightning's dict": {
+        "scheduler": {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 1}},
+        "interval": "step",
+    },
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers_from_a_config(name):
+    config = yaml.safe_load((EXAMPLES / "sinusoid_maml.yaml").read_text())
+    config["model"]["init_args"]["lr_scheduler"] = SCHEDULERS[name]
+    Path("run.yaml").write_text(yaml.safe_dump(config))
+    few = ["--trainer.max_epochs=2", "--data.init_args.iterations_per_epoch=3", "--data.init_args.val_episodes=2"]
+    assert main(["fit", "--config", "run.yaml", *few, *QUIET]) == 0
+    state = torch.load("runs/sinusoid_maml/checkpoints/last.ckpt", weights_only=True)
+    assert state["optimizer_settings"][1]["interval"] == ("epoch" if name == "plateau" else "step")
+    if name != "plateau":
+        assert state["lr_schedulers"][0]["last_epoch"] == state["global_step"] >= 3
+
+
+@pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
+@pytest.mark.parametrize("signature", ["network, weight=0.1, **kwargs", "network, *, weight: float = 0.1, **kwargs"])
+def test_a_subclass_without_annotations(future, signature, request):
+    name = f"plain_{abs(hash(request.node.name))}"
+    Path(f"{name}.py").write_text(
+        f"{future}from lightning_gp import MAML\nclass Anchored(MAML):\n    def __init__(self, {signature}):\n"
+        "        super().__init__(network, **kwargs)\n        self.weight = weight\n"
+    )
+    words = [f"--model={name}.Anchored", "--model.network=lightning_gp.networks.SinusoidMLP", "--model.weight=0.5"]
+    words += ["--model.criterion=torch.nn.functional.mse_loss", "--data=SinusoidDataModule"]
+    assert main(["fit", *words, "--trainer.fast_dev_run=true", *QUIET]) == 0
+    sys.modules.pop(name)
+
+
+UNREADABLE = {
+    "UTF-16": ("model: {}\n".encode("utf-16"), "is not encoded in UTF-8"),
+    "Latin": ("# größer\n".encode("latin-1"), "is not encoded in UTF-8"),
+    "tabs": (b"model:\n\tclass_path: MAML\n", "line 2, is indented with a tab"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize("flag", ["--config run.yaml", "--config=run.yaml", "-c run.yaml"])
+def test_an_unreadable_config_gives_one_line(name, flag, capsys):
+    content, message = UNREADABLE[name]
+    Path("run.yaml").write_bytes(content)
+    assert main(["fit", *flag.split(), *QUIET]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert "run.yaml" in line
+
+
+def test_a_config_with_a_byte_order_mark_is_read():
+    Path("run.yaml").write_bytes(b"\xef\xbb\xbf" + (EXAMPLES / "sinusoid_maml.yaml").read_bytes())
+    assert main(["fit", "--config", "run.yaml", "--trainer.fast_dev_run=true", *QUIET]) == 0
+
+
+FEW = ["--trainer.max_epochs=1", "--data.init_args.iterations_per_epoch=1", "--data.init_args.val_episodes=1"]
+
+
+@pytest.mark.parametrize(("before", "kept"), [("mine: 1\n", True), ("", False), (None, False)])
+def test_the_config_of_a_run_replaces_no_other(before, kept, capsys):
+    home = Path("runs/sinusoid_maml")
+    if before is not None:
+        home.mkdir(parents=True)
+        (home / "config.yaml").write_text(before)
+    for _ in range(2):  # the same run again writes the same file
+        assert small("fit", *FEW) == 0
+    written = home / ("config_1.yaml" if kept else "config.yaml")
+    assert yaml.safe_load(written.read_text())["data"]["init_args"]["iterations_per_epoch"] == 1
+    assert len(list(home.glob("config*"))) == 1 + kept
+    if kept:
+        assert (home / "config.yaml").read_text() == before
+        assert "is the configuration of another run and stays" in capsys.readouterr().err
+
+
+def test_a_config_that_is_cut_off_while_it_is_written_leaves_nothing(monkeypatch):
+    def killed(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_gp.files.os.replace", killed)
+    with pytest.raises(SystemExit):
+        small("fit", *FEW)
+    assert not list(Path("runs").rglob("config*"))

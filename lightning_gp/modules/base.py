@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,13 +18,23 @@ from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.precomputed import Evaluation as Evaluate
 from lightning_gp.functional.precomputed import accumulated, differentiated
+from lightning_gp.hyperparameters import plain
 from lightning_gp.modules.annotations import inherit_annotations
+from lightning_gp.modules.arguments import UNSAVED, arguments_of, given, savable
 from lightning_gp.modules.checks import check_network, check_trainer
 from lightning_gp.modules.chunking import Vectorize, channels_last, check_vectorize, chunk_size, has_convolutions
 from lightning_gp.modules.evaluation import Evaluation
-from lightning_gp.modules.given import check_given, optimizer_settings, refusal, unsaved_arguments
 from lightning_gp.modules.outputs import check_shapes, tensor_of
-from lightning_gp.modules.resuming import check_configuration, check_weights, finish_epoch, resume_optimizers
+from lightning_gp.modules.resuming import (
+    PlateauOfResumedEpoch,
+    check_configuration,
+    check_given,
+    check_settings,
+    check_weights,
+    finish_epoch,
+    plateau_metrics,
+    settings,
+)
 from lightning_gp.modules.schedulers import check_scheduler, scheduler_config, with_rate
 from lightning_gp.modules.trial import check_collation, loaders_of, try_out
 from lightning_gp.types import (
@@ -83,7 +95,7 @@ class EnvironmentModule(Evaluation):
         network: nn.Module,
         criterion: Criterion = F.cross_entropy,
         optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | SchedulerConfig | None = None,
+        lr_scheduler: SchedulerConfig | LRSchedulerCallable | None = None,
         vectorize: Vectorize = "auto",
     ) -> None:
         super().__init__()
@@ -98,7 +110,9 @@ class EnvironmentModule(Evaluation):
         self.vectorize = vectorize
         self._chunk_size: int | None = None
         self._tried: set[bool] = set()
-        self._missing: dict[str, str] = {}
+        self._given, self._lacks = given(self), dict[str, str]()
+        self._settings: list[dict[str, Any]] = []
+        self._saved_settings: list[dict[str, Any]] = []
         self._learning_rate: float | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -247,8 +261,7 @@ class EnvironmentModule(Evaluation):
         Raises:
             ValueError: if the module comes from a checkpoint of one that was given others, which it does not hold.
         """
-        if self._missing:
-            raise ValueError(refusal(type(self).__name__, self._missing))
+        check_given(type(self).__name__, self._lacks)
         optimizer = self.optimizer(self.trained_parameters())
         if self.learning_rate is not None:
             with_rate(optimizer, self.learning_rate)
@@ -267,31 +280,59 @@ class EnvironmentModule(Evaluation):
         checks.optional_number(minimum=0, learning_rate=rate)
         self._learning_rate = rate
 
-    # -- resuming -----------------------------------------------------------------------------------------------
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    def save_hyperparameters(self, *args: Any, ignore: Any = None, frame: Any = None, logger: bool = True) -> None:
+        """Lightning's, without what only a loader that runs code could read, and in plain Python.
+
+        Args:
+            *args: names of arguments; all that can be saved, if there are none.
+            ignore: names of arguments to leave out.
+            frame: of ``__init__``; the caller's, if None.
+            logger: whether loggers get them, too.
+        """
+        caller = inspect.currentframe()
+        ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
+        if not args:
+            ignored += [*UNSAVED, *(name for name, value in arguments_of(self).items() if not savable(value))]
+        super().save_hyperparameters(*args, ignore=ignored, frame=frame or (caller and caller.f_back), logger=logger)
+        self._set_hparams(plain(self.hparams))
+        self._hparams_initial = copy.deepcopy(self._hparams)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes which algorithm saved the checkpoint, with what it was given that no checkpoint holds."""
+        """Notes which algorithm saved the checkpoint, and what was given to it that is no hyperparameter."""
         checkpoint["algorithm"] = type(self).__name__
-        checkpoint["given"] = unsaved_arguments(self)
-        optimizers = [] if self._trainer is None else self._trainer.optimizers
-        checkpoint["optimizer_settings"] = optimizer_settings(optimizers)
+        checkpoint["given"] = {name: text for name, text in self._given.items() if name not in self.hparams}
+        checkpoint["optimizer_settings"] = self._settings
+        checkpoint["plateau_metrics"] = plateau_metrics(self._trainer) if self._trainer is not None else {}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses the checkpoint of another network and, to continue training, of another configuration.
 
-        Also refused, with or without a Trainer: a module without an argument that the saved one was given.
+        Raises:
+            ValueError: also where an argument that the checkpoint cannot hold, such as ``criterion``, is at its default
+                but was not when the checkpoint was saved.
         """
-        self._missing = check_given(self, checkpoint.get("given", {}))
+        lacks = {name: text for name, text in checkpoint.get("given", {}).items() if name not in self._given}
+        later = {name: lacks.pop(name) for name in ("optimizer", "lr_scheduler") if name in lacks}
+        check_given(type(self).__name__, lacks)
+        self._lacks = later if self._trainer is None else {}  # with a Trainer, what they build is compared
         if self._trainer is None:
             return
-        self._missing = {}  # what a Trainer loads into has been built by its user
         if self.strict_loading:
             check_weights(self.state_dict(), checkpoint["state_dict"])
-        if self._trainer.state.fn == "fit":
-            given = unsaved_arguments(self)
-            check_configuration(type(self).__name__, {**self.hparams, **given}, checkpoint)
-            resume_optimizers(checkpoint, self._trainer)
-            finish_epoch(checkpoint, self._trainer)
+        trainer: Any = self._trainer
+        if trainer.state.fn == "fit":
+            check_configuration(type(self).__name__, self.hparams, self._given, checkpoint)
+            self._saved_settings = checkpoint.get("optimizer_settings", [])
+            trainer.callbacks.append(PlateauOfResumedEpoch(checkpoint))
+            finish_epoch(checkpoint, trainer)
+
+    def on_fit_start(self) -> None:
+        """Refuses, before Lightning puts back their state, other optimizers and schedulers than the checkpoint's."""
+        self._settings = settings(self.trainer)
+        saved, self._saved_settings = self._saved_settings, []
+        check_settings(self._settings, saved)
 
     # -- checks -------------------------------------------------------------------------------------------------
 

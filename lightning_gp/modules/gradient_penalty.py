@@ -72,7 +72,7 @@ class GradientPenalty(NamedEnvironmentModule):
         super().__init__(network, **kwargs)
         checks.choice((-1, 1), hint="+1 draws towards small gradients, -1 towards large ones", sign=sign)
         checks.choice((None, "episodes", "shares"), dealt=dealt)
-        self.save_hyperparameters(ignore=["network", "criterion", "optimizer", "lr_scheduler"])
+        self.save_hyperparameters()
         self.coefficients = coefficients_by_name(network, coefficient)
         self.sign = sign
         self.dealt = dealt

@@ -80,7 +80,7 @@ class InvarianceModule(NamedEnvironmentModule):
                 f"{type(self).__name__} overrides loss(), which this objective does not call: it needs the logits. "
                 "Override predict() or pass a criterion instead."
             )
-        self.save_hyperparameters(ignore=["network", "criterion", "optimizer", "lr_scheduler"])
+        self.save_hyperparameters()
         self.penalty_weight = penalty_weight
         self.anneal_steps = anneal_steps
         self.rescale_loss = rescale_loss

@@ -100,10 +100,7 @@ class LIL(MAML):
         checks.number(minimum=0, phase_weight=phase_weight, amplitude_weight=amplitude_weight)
         checks.choice(DETACH, detach=detach)
         checks.choice(DIVERGENCES, divergence=divergence)
-        self.save_hyperparameters(
-            ignore=["network", "criterion", "optimizer", "lr_scheduler", "inner_optimizer"]
-            + (["adapt"] if callable(adapt) else [])
-        )
+        self.save_hyperparameters()
         self.phase_weight, self.amplitude_weight = float(phase_weight), float(amplitude_weight)
         self.detach, self.divergence = detach, divergence
         self._check_regulariser()

@@ -95,10 +95,7 @@ class MAML(EnvironmentModule):
         none = "use ERM to train without an inner loop"
         checks.whole(1, hint=none, inner_steps=inner_steps)
         checks.optional_whole(1, hint=none, eval_inner_steps=eval_inner_steps)
-        self.save_hyperparameters(
-            ignore=["network", "criterion", "optimizer", "lr_scheduler", "inner_optimizer"]
-            + (["adapt"] if callable(adapt) else [])
-        )
+        self.save_hyperparameters()
         self.inner_steps = inner_steps
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
         self.first_order = first_order

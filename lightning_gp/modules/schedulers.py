@@ -15,7 +15,7 @@ PER_STEP = (schedulers.OneCycleLR, schedulers.CyclicLR)
 """Made for a number of optimizer steps, and not of epochs."""
 
 
-def check_scheduler(lr_scheduler: LRSchedulerCallable | SchedulerConfig | None) -> None:
+def check_scheduler(lr_scheduler: SchedulerConfig | LRSchedulerCallable | None) -> None:
     """Refuses what is neither a function of an optimizer nor such a dictionary.
 
     Raises:
@@ -30,12 +30,14 @@ def check_scheduler(lr_scheduler: LRSchedulerCallable | SchedulerConfig | None) 
                 f"and of 'interval', 'frequency', 'monitor', 'strict', 'name' what is wanted; unknown are {unknown}."
             )
         checks.choice(("step", "epoch"), interval=lr_scheduler.get("interval", "epoch"))
+        checks.whole(1, frequency=lr_scheduler.get("frequency", 1))
+        checks.function(lr_scheduler=lr_scheduler["scheduler"])
     elif lr_scheduler is not None:
         checks.function(lr_scheduler=lr_scheduler)
 
 
 def scheduler_config(
-    lr_scheduler: LRSchedulerCallable | SchedulerConfig, optimizer: torch.optim.Optimizer, validates: bool
+    lr_scheduler: SchedulerConfig | LRSchedulerCallable, optimizer: torch.optim.Optimizer, validates: bool
 ) -> dict[str, Any]:
     """What ``configure_optimizers`` returns of a scheduler.
 
@@ -50,6 +52,9 @@ def scheduler_config(
     """
     given: dict[str, Any] = dict(lr_scheduler) if isinstance(lr_scheduler, Mapping) else {"scheduler": lr_scheduler}
     scheduler = given.pop("scheduler")(optimizer)
+    if isinstance(scheduler, Mapping):  # the function's own dictionary
+        given = dict(scheduler)
+        scheduler = given.pop("scheduler")
     config: dict[str, Any] = {"scheduler": scheduler, "interval": "step" if _per_step(scheduler) else "epoch"}
     if isinstance(scheduler, schedulers.ReduceLROnPlateau):
         config["monitor"] = "val/loss" if validates else "train/loss"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import os
-import pickle
 import sys
 import threading
 
@@ -67,7 +66,7 @@ class Own(MAML):
 
 UNSAVED = {
     "criterion": (MAML, {"criterion": F.huber_loss}, {}, "torch.nn.functional.huber_loss"),
-    "criterion, a module": (MAML, {"criterion": nn.SmoothL1Loss()}, {}, "criterion=SmoothL1Loss"),
+    "criterion, a module": (MAML, {"criterion": nn.SmoothL1Loss()}, {}, r"criterion=.*SmoothL1Loss\(beta=1.0"),
     "criterion of ERM": (ERM, {"criterion": F.mse_loss}, {}, "criterion="),
     "criterion of IRMv1": (IRMv1, {"criterion": F.mse_loss}, {}, "criterion="),
     "criterion of REx": (REx, {"criterion": F.mse_loss}, {}, "criterion="),
@@ -306,7 +305,7 @@ def test_a_checkpoint_from_an_address_runs_no_code(folder):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
         for weights_only in (None, True):
-            with pytest.raises(pickle.UnpicklingError):
+            with pytest.raises(ValueError, match="without running code"):
                 WholeCheckpoints().load_checkpoint(f"{address}/bad.ckpt", weights_only=weights_only)
         assert WholeCheckpoints().load_checkpoint(f"{address}/good.ckpt") == {"state_dict": {}, "epoch": 1}
         server.shutdown()

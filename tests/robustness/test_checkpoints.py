@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import multiprocessing
 import pickle
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,10 @@ OTHERS = {
     "algorithm": (["--model.init_args.first_order=true", "--model.class_path=lightning_gp.FOMAML"], "MAML there"),
     "inner steps": (["--model.init_args.inner_steps=3"], "inner_steps is 2 there but 3 here"),
     "first order": (["--model.init_args.first_order=true"], "first_order is False there but True here"),
+    "outer rate": (["--model.init_args.optimizer.init_args.lr=0.02"], "Adam's lr is 0.01 there but 0.02"),
+    "optimizer": (["--model.init_args.optimizer=torch.optim.SGD"], "the optimizer is Adam there but SGD here"),
+    "scheduler": (["--model.init_args.lr_scheduler.init_args.step_size=3"], "StepLR's step_size is 2 there"),
+    "criterion": (["--model.init_args.criterion=torch.nn.functional.l1_loss"], "criterion is torch.nn.functional.mse"),
     "inner rate": (["--model.init_args.inner_lr=0.02"], "inner_lr is 0.01 there but 0.02 here"),
 }
 
@@ -116,6 +122,46 @@ def test_a_file_that_is_no_whole_checkpoint_is_refused(saved, tmp_path, capsys, 
     shown = refused(capsys, "fit", "--config", str(folder / "run.yaml"), "--ckpt_path", str(path))
     assert message in shown
     assert str(path) in shown
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder, and its address on this machine."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path))
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield tmp_path, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("flags", [[], ["--weights_only=true"]], ids=["default", "weights_only"])
+@pytest.mark.parametrize("command", ["fit", "test", "validate"])
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_checkpoint_from_an_address_runs_no_code(saved, served, capsys, name, command, flags):
+    (folder, content), (home, address) = saved, served
+    change, message = UNREADABLE[name]
+    (home / "a.ckpt").write_bytes(change(content))
+    words = [command, "--config", str(folder / "run.yaml"), "--ckpt_path", f"{address}/a.ckpt", *flags]
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert "run\n" not in shown.out.replace(str(folder), "")
+
+
+def test_checkpoints_from_addresses_are_read_anew_each_time(saved, served, capsys):
+    (folder, content), (home, address) = saved, served
+    (home / "a.ckpt").write_bytes(content)
+    words = ["--config", str(folder / "run.yaml"), "--ckpt_path", f"{address}/a.ckpt"]
+    assert main(["validate", *words]) == 0
+    (home / "a.ckpt").unlink()
+    assert "There is no checkpoint at http" in refused(capsys, "validate", *words)
 
 
 @pytest.mark.parametrize("name", OTHERS)
