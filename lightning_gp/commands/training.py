@@ -111,12 +111,12 @@ def save_beside(path: Path, text: str) -> Path:
         Where it is.
     """
     place, count = path, 0
-    while place.is_file() and place.read_text("utf-8", errors="replace") != text:
+    while place.is_file() and place.read_text("utf-8", errors="replace") not in ("", text):
         count += 1
         place = path.with_name(f"{path.stem}_{count}{path.suffix}")
     if place != path:
         print(f"{path} is the configuration of another run and stays; that of this one is {place}.", file=sys.stderr)
-    if not place.is_file():
+    if not place.is_file() or not place.stat().st_size:  # an older run was killed while it wrote
         with replacing(place) as temporary:
             temporary.write_text(text, "utf-8")
     return place
