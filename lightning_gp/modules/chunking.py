@@ -6,8 +6,8 @@ The rule of ``vectorize="auto"``, from the figures of ``benchmarks/``:
    weights (grouped convolutions) only adds traffic.
 2. a network that ``vmap`` cannot run (recurrent layers, Python that looks at values, old autograd functions): one
    environment at a time.
-3. anything else: as many at once as keep what autograd stores under ``MEMORY_BUDGET``, measured on the first
-   environment of the first batch.
+3. anything else: as many at once as keep what autograd stores under ``memory_budget`` (1 GiB, or a quarter of what is
+   free on an accelerator), measured on the first environment of the first batch.
 
 One environment at a time on the CPU, images are laid out channels last, which two-dimensional convolutions compute 1.1
 to 1.5 times as fast, second derivatives included; whatever follows them keeps the layout.
@@ -31,7 +31,9 @@ Vectorize: TypeAlias = bool | int | Literal["auto"]
 Objective: TypeAlias = Callable[[Environments], Tensor]
 
 MEMORY_BUDGET = 2**30
-"""Bytes that autograd may store for one chunk of environments under ``vectorize="auto"``."""
+"""Bytes that autograd may store for one chunk of environments under ``vectorize="auto"`` on a CPU."""
+FREE_SHARE = 0.25
+"""On an accelerator, the same as a share of what is free of its memory: there, many at once are what makes it fast."""
 
 
 def check_vectorize(value: Vectorize) -> None:
@@ -117,7 +119,14 @@ def chunk_size(
     if isinstance(vectorize, int):
         return min(vectorize, count)
     one = next(chunks_of(environments, 1))
-    return max(1, min(count, MEMORY_BUDGET // max(1, stored_bytes(lambda: objective(one).sum(), device))))
+    return max(1, min(count, memory_budget(device) // max(1, stored_bytes(lambda: objective(one).sum(), device))))
+
+
+def memory_budget(device: torch.device) -> int:
+    """Bytes that autograd may store for one chunk."""
+    if device.type != "cuda":
+        return MEMORY_BUDGET
+    return max(MEMORY_BUDGET, int(FREE_SHARE * torch.cuda.mem_get_info(device)[0]))
 
 
 def why_not_vectorised(

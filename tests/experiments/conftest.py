@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from lightning_gp.datamodules import omniglot
+from lightning_gp.datamodules.images import omniglot
 
 NAMES = {
     "train": ["Alpha/character01", "Alpha/character02", "Beta/character01"],

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from lightning_gp._lightning import pl
 from lightning_gp.commands import reproduce
-from lightning_gp.datamodules import ColoredMNISTDataModule, colored_mnist
+from lightning_gp.datamodules import ColoredMNISTDataModule
+from lightning_gp.datamodules.named import colored_mnist
 from lightning_gp.experiments import gradient_norms
 from lightning_gp.experiments.gradient_norms import omniglot
 from lightning_gp.experiments.penalty_signs import Curves, Signs, signs
