@@ -116,7 +116,7 @@ class FewShotEpisodes(EpisodeDataset):
         return [self.data.names[c] for c in classes[0]]
 
     def examples(self, rows: NDArray[np.int64]) -> Tensor:
-        """The inputs in these rows of ``data.images``, (*rows.shape, …)."""
+        """The inputs in these rows of ``data.images``; the axes of ``rows``, then those of an example."""
         # `take` is faster than indexing with an array, and reads only these rows of a file.
         return torch.from_numpy(np.asarray(self.data.images.take(rows, axis=0)))
 
