@@ -54,6 +54,7 @@ SECTIONS: dict[str, tuple[Curves | Pictures, ...]] = {
         Curves("Hessian eigenvalues", r"^.*curvature/eigenvalue_\d+$"),
         Curves("Residuals of the eigenpairs", r"^.*curvature/residual_\d+$", log_y=True),
         Curves("Hessian-vector products", r"^.*curvature/products$"),
+        Curves("Eigenvalues as good as asked (1) or not (0)", r"^.*curvature/converged$"),
         Curves("Trace", r"^.*curvature/trace(_standard_error)?$"),
         Pictures("Spectral density", ("curvature/spectral_density",)),
     ),

@@ -7,9 +7,6 @@ from lightning_gp.functional.gradients import environment_gradients as environme
 from lightning_gp.functional.gradients import gradient_norm as gradient_norm
 from lightning_gp.functional.gradients import gradients_of_losses as gradients_of_losses
 from lightning_gp.functional.gradients import pairwise_cosines as pairwise_cosines
-from lightning_gp.functional.inner_optimizers.by_higher import higher_step as higher_step
-from lightning_gp.functional.inner_optimizers.step import check_inner_optimizer as check_inner_optimizer
-from lightning_gp.functional.inner_optimizers.step import differentiable_step as differentiable_step
 from lightning_gp.functional.linearised import linearised_adapt as linearised_adapt
 from lightning_gp.functional.linearity import amplitude_consistency as amplitude_consistency
 from lightning_gp.functional.linearity import approximation as approximation
