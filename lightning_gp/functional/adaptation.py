@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gp.functional.held_constant import constant, recording_constants
 from lightning_gp.functional.inner_optimizers import differentiable_step
 from lightning_gp.types import Examples, InnerOptimizer, Loss, Parameters, Rates
 
@@ -147,11 +148,14 @@ def adapt(
     else:
         update = differentiable_step(inner_optimizer, theta, create_graph)
 
-    second_order = create_graph and not first_order
+    held = create_graph and first_order and recording_constants()
+    second_order = create_graph and (held or not first_order)
     path, gradients = [theta], []
     with torch.enable_grad():
         for _ in range(steps):
             gradient = _gradient(loss, theta, shared, x, y, second_order)
+            if held:
+                gradient = {name: constant(value) for name, value in gradient.items()}
             theta = update(theta, gradient)
             if not create_graph:
                 theta = {name: value.detach().requires_grad_() for name, value in theta.items()}

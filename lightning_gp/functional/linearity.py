@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from lightning_gp.functional.adaptation import Trajectory, difference, norm_per_environment, over_environments
 from lightning_gp.functional.gradients import gradient_norm
+from lightning_gp.functional.held_constant import constant
 from lightning_gp.types import Parameters
 
 Detach = Literal["none", "target", "approximation"]
@@ -174,8 +175,8 @@ def output_divergence(
     """
     check_choice("detach", detach, DETACH)
     check_choice("divergence", divergence, DIVERGENCES)
-    adapted = adapted.detach() if detach == "target" else adapted
-    one_step = one_step.detach() if detach == "approximation" else one_step
+    adapted = constant(adapted) if detach == "target" else adapted
+    one_step = constant(one_step) if detach == "approximation" else one_step
     if divergence == "gaussian":
         return 0.5 * (adapted - one_step).square().flatten(2).sum(2).mean(1)
     if adapted.ndim < 3 or adapted.shape[2] < 2:

@@ -15,6 +15,7 @@ from typing_extensions import Unpack
 from lightning_gp import checks
 from lightning_gp.environments import Environments, examples_of
 from lightning_gp.functional.adaptation import Trajectory, over_environments, rate_of, stepped
+from lightning_gp.functional.held_constant import constant
 from lightning_gp.functional.linearity import (
     DETACH,
     DIVERGENCES,
@@ -177,7 +178,7 @@ class LIL(MAML):
         theta, rates = trajectory.parameters[0], self.inner_rates(self.adapted)
         for gradient in trajectory.gradients:
             theta = {
-                name: stepped(value, gradient[name].detach(), rate_of(rates, name)) for name, value in theta.items()
+                name: stepped(value, constant(gradient[name]), rate_of(rates, name)) for name, value in theta.items()
             }
         return theta
 
