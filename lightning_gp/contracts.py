@@ -49,6 +49,7 @@ class Rate:
         kind: which effective curvature c(λ) the objective has; None where no theory is known.
         steps: S of the inner loop, 1 without one.
         factor: the theory's α per unit of this rate: 2 for a penalty α‖∇L‖² without the half.
+        names: of the parameters that it acts on; None for all.
         changes: why it is not one number throughout training, which a map needs; empty if it is.
     """
 
@@ -59,6 +60,7 @@ class Rate:
     kind: CurvatureKind | None = None
     steps: int = 1
     factor: float = 1.0
+    names: Names | None = None
     changes: str = ""
 
 

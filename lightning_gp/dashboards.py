@@ -51,17 +51,21 @@ SECTIONS: dict[str, tuple[Curves | Pictures, ...]] = {
         Curves("Agreement with the prototype classifier", r"^.*linearity/prototype_(agreement|cosine)$"),
     ),
     "curvature": (
-        Curves("Hessian eigenvalues", r"^.*curvature/eigenvalue_\d+$"),
+        Curves("Hessian eigenvalues", r"^.*curvature/eigenvalue_\d+(/.*)?$"),
+        Curves("Largest eigenvalue of an environment", r"^.*curvature/environment_(max|mean|std)$"),
         Curves("Residuals of the eigenpairs", r"^.*curvature/residual_\d+$", log_y=True),
         Curves("Hessian-vector products", r"^.*curvature/products$"),
         Curves("Eigenvalues as good as asked (1) or not (0)", r"^.*curvature/converged$"),
         Curves("Trace", r"^.*curvature/trace(_standard_error)?$"),
         Pictures("Spectral density", ("curvature/spectral_density",)),
     ),
-    "learning-rate bounds": (
-        Curves("Inner rate and its bound", r"^.*learning_rates/inner(_critical)?$", log_y=True),
-        Curves("Outer rate and its bound", r"^.*learning_rates/outer(_critical)?$", log_y=True),
-        Curves("Rate / bound (above 1: diverges)", r"^.*learning_rates/(inner|outer)_ratio$", log_y=True),
+    "learning rates": (
+        Curves("Distance to the edge (1: unstable beyond)", r"^.*learning_rates/edge$", log_y=True),
+        Curves("Outer rate and the critical one", r"^.*learning_rates/outer(_critical)?$", log_y=True),
+        Curves("Inner rate and 1/λ_max", r"^.*learning_rates/inner(_critical)?$", log_y=True),
+        Curves("Inner rate · λ_max", r"^.*learning_rates/inner_ratio$", log_y=True),
+        Curves("Curvature under the preconditioner", r"^.*learning_rates/(curvature|residual)$", log_y=True),
+        Curves("Curvature as good as asked (1) or not (0)", r"^.*learning_rates/converged$"),
     ),
 }
 

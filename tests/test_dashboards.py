@@ -20,7 +20,7 @@ def test_workspace_has_the_sections_in_order():
     content = serialised(dashboards.build("me", "maml"))
     assert (content["entity"], content["project"]) == ("me", "maml")
     sections = content["spec"]["section"]["panelBankConfig"]["sections"]
-    names = ["training", "adaptation", "gradients", "linearity", "curvature", "learning-rate bounds"]
+    names = ["training", "adaptation", "gradients", "linearity", "curvature", "learning rates"]
     assert [section["name"] for section in sections] == names
     assert all(section["isOpen"] and section["panels"] for section in sections)
 
@@ -69,9 +69,9 @@ def panels_of(key):
         ("curvature/residual_12", "curvature"),
         ("curvature/trace_standard_error", "curvature"),
         ("curvature/spectral_density", "curvature"),
-        ("learning_rates/inner", "learning-rate bounds"),
-        ("learning_rates/outer_critical", "learning-rate bounds"),
-        ("learning_rates/outer_ratio", "learning-rate bounds"),
+        ("learning_rates/inner", "learning rates"),
+        ("learning_rates/outer_critical", "learning rates"),
+        ("learning_rates/edge", "learning rates"),
     ],
 )
 def test_each_key_has_exactly_one_panel(key, section):

@@ -151,6 +151,14 @@ class Probe(Callback):
         """Whether this callback runs the module on a probe batch at all."""
         return True
 
+    def whole_batches(self, loss: AnyLoss) -> bool:
+        """Whether it measures one whole training batch in place of ``probe_size`` environments.
+
+        Args:
+            loss: the module's losses.
+        """
+        return False
+
     def report_without_probe(self, trainer: Trainer, pl_module: LightningModule) -> Report:
         """What to log where ``needs_loss`` is False."""
         raise NotImplementedError(f"{type(self).__name__} must define report_without_probe(trainer, pl_module).")
@@ -331,6 +339,8 @@ class Probe(Callback):
     def _shared_batch(self, trainer: Trainer, loss: AnyLoss) -> ProbeBatch:
         """One copy of the batch for all probes that want the same."""
         size = self.probe_size or (ENVIRONMENTS if loss.by_environment else None)
+        if self.whole_batches(loss):
+            size = None
         if size is not None and loss.shares_examples:
             size *= trainer.world_size  # every process keeps its share of each of these environments
         fresh = ProbeBatch(size, loss.by_environment, trainer.global_rank, trainer.world_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
@@ -13,13 +12,12 @@ from torch.optim import Optimizer
 from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
+from lightning_gp.callbacks.groups import Grouping, check_groups, grouped
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.contracts import Key, MeasuresEnvironments
 from lightning_gp.functional.gradients import dense, gradient_norm
 from lightning_gp.plots import histogram as draw_histogram
 from lightning_gp.plots import require_matplotlib
-
-Grouping = int | Callable[[str], str]
 
 
 class GradientNorm(Probe):
@@ -63,9 +61,7 @@ class GradientNorm(Probe):
     ) -> None:
         super().__init__(**kwargs)
         checks.choice(("auto", "probe", "step"), at=at)
-        number = isinstance(groups, int) and not isinstance(groups, bool) and groups >= 1
-        if groups is not None and not callable(groups) and not number:
-            raise ValueError(f"groups={groups!r} must be a number of name parts of at least 1, or a function of names.")
+        check_groups(groups)
         if histogram:
             require_matplotlib()
         self.at, self.groups, self.histogram = at, groups, histogram
@@ -94,17 +90,9 @@ class GradientNorm(Probe):
         # Norms of norms: every gradient is read once, however many groups there are.
         each = {name: gradient_norm({name: gradient}).unsqueeze(1) for name, gradient in gradients.items()}
         norms = {"gradients/norm": gradient_norm(each)}
-        for group, names in self._grouped(gradients).items():
+        for group, names in grouped(gradients, self.groups).items():
             norms[f"gradients/norm/{group}"] = gradient_norm({name: each[name] for name in names})
         return norms
-
-    def _grouped(self, names: Iterable[str]) -> dict[str, list[str]]:
-        groups: dict[str, list[str]] = {}
-        if self.groups is not None:
-            for name in names:
-                group = self.groups(name) if callable(self.groups) else ".".join(name.split(".")[: self.groups])
-                groups.setdefault(group, []).append(name)
-        return groups
 
     def _report(self, norms: dict[str, Tensor], measurement: Measurement) -> Report:
         report = Report({key: measurement.mean_over_environments(each) for key, each in norms.items()})

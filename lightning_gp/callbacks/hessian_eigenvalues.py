@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
+from lightning_gp.callbacks.curvatures import check_coupled, couples, environment_statistics, optimizer_of
+from lightning_gp.callbacks.groups import Grouping, check_groups, grouped
 from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
@@ -21,9 +25,13 @@ from lightning_gp.functional.curvature import (
     warm_start,
 )
 from lightning_gp.functional.kernels import plain_kernels
+from lightning_gp.functional.lanczos import Eigenpairs, leading_eigenpairs
 from lightning_gp.functional.spectrum import SpectralDensity, spectral_density, trace
+from lightning_gp.functional.update_curvature import UpdateJacobian, preconditioned, search_start
 from lightning_gp.plots import require_matplotlib
 from lightning_gp.plots import spectral_density as draw_density
+from lightning_gp.theory.optimizers import check_known, update_rule
+from lightning_gp.types import Parameters, Split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,33 +42,34 @@ class HessianEigenvalues(Probe):
 
     L is the mean loss over the environments of the probe batch at the unadapted parameters (query sets), or with
     ``objective="training"`` what training minimises on it: adapted, with penalties. For modules without environments
-    both are the module's loss.
+    both are the module's loss. With ``preconditioned=True`` they are those of P^{-1/2}(∇²L + W)P^{-1/2}, with the
+    preconditioner P and the coupled weight decay W of the Trainer's optimizer (``theory.optimizers``): what must stay
+    below the optimizer's critical curvature.
 
     Each search ends only when, as far as a random vector can tell, no eigenvalue above the last one is missing, copies
     of repeated eigenvalues included. From the second on it starts from the last eigenvectors, which saves products
     (``warm_start=False`` searches anew each time). The vectors are saved in checkpoints as one (the blend
     of them that a warm start uses) of up to 64 MB; beyond that a resumed run starts cold once.
 
-    | key | meaning | range |
-    |---|---|---|
-    | ``curvature/eigenvalue_<i>`` | λ_i, i = 1 … k, largest first | (−∞, ∞) |
-    | ``curvature/residual_<i>`` | ‖H v_i − λ_i v_i‖: some eigenvalue is within this distance of λ_i | [0, ∞) |
-    | ``curvature/converged`` | 1 where every value is as good as ``tol`` asks, else 0 | {0, 1} |
-    | ``curvature/products`` | Hessian-vector products of this search | [1, ``max_products``] |
-    | ``curvature/trace`` | tr ∇²L(θ), estimated by Hutch++, with ``trace=True`` | (−∞, ∞) |
-    | ``curvature/trace_standard_error`` | of that estimate | [0, ∞) |
-    | ``curvature/spectral_density`` | picture, with ``density=True``: by stochastic Lanczos quadrature | |
+    {keys}
 
     All are NaN if the loss or its derivatives are not finite. The random vectors are the same at every measurement.
 
     Cost: 15 to 30 products for two eigenvalues to 1e-3, from the second search on somewhat fewer, each as long as two
     backward passes of the probe batch, whose gradient graph is kept in memory meanwhile. A smaller ``probe_size`` saves
-    both. ``trace`` adds 30 products, ``density`` 120 and a basis of 30 vectors.
+    both. ``trace`` adds 30 products, ``density`` 120 and a basis of 30 vectors; ``per_environment`` and ``groups`` a
+    search for one eigenvalue in each environment and group.
 
     Args:
         k: number of eigenvalues; the learning-rate theory needs the two largest.
         objective: ``"loss"`` or ``"training"``, see above.
         tol: relative error allowed in each eigenvalue.
+        preconditioned: see above; with one optimizer, of a kind that ``theory.optimizers`` knows.
+        per_environment: also the largest eigenvalue of each environment's own loss, in as many searches; the bounds of
+            several environments are made of them (S. Takagi et al., 2019, Eq. 23-26).
+        split: whose loss that is, ``"query"`` or ``"support"``.
+        groups: also the largest eigenvalue of each diagonal block of ∇²L: number of leading parts of a parameter's name
+            that make its group (1: the outermost submodules), or a function from names to groups.
         trace: also estimate the trace.
         density: draw the spectral density once per epoch (needs matplotlib).
         warm_start: start from the last eigenvectors, see above.
@@ -68,7 +77,10 @@ class HessianEigenvalues(Probe):
         **kwargs: see ``Probe``.
 
     Raises:
-        ValueError: if an argument is out of range, or (in ``setup``) k exceeds the number of trainable parameters.
+        ValueError: if an argument is out of range; in ``setup``, if k exceeds the number of trainable parameters, or
+            there are no environments for ``per_environment``; before the first optimizer step, if the training
+            objective of a first-order algorithm is asked for (its update is no gradient, so that it has no Hessian:
+            ``LearningRateBounds`` measures its Jacobian), or the optimizer is not known.
         RuntimeError: before the first optimizer step, if an operation in the loss has no double backward.
     """
 
@@ -81,6 +93,10 @@ class HessianEigenvalues(Probe):
             "1 where every value is as good as ``tol`` asks, else 0",
         ),
         Key("curvature/products", "[1, ``max_products``]", "Hessian-vector products of this search"),
+        Key("curvature/eigenvalue_1/<group>", "(−∞, ∞)", "of the block of a group of parameters, with ``groups``"),
+        Key("curvature/environment_max", "(−∞, ∞)", "max_τ λ_max(∇²L_τ), with ``per_environment=True``"),
+        Key("curvature/environment_mean", "(−∞, ∞)", "the mean of λ_max over environments, likewise"),
+        Key("curvature/environment_std", "[0, ∞)", "its standard deviation over environments, likewise"),
         Key("curvature/trace", "(−∞, ∞)", "tr ∇²L(θ), estimated by Hutch++, with ``trace=True``"),
         Key("curvature/trace_standard_error", "[0, ∞)", "of that estimate"),
         Key("curvature/spectral_density", "", "picture, with ``density=True``: by stochastic Lanczos quadrature"),
@@ -93,6 +109,10 @@ class HessianEigenvalues(Probe):
         k: int = 2,
         objective: Literal["loss", "training"] = "loss",
         tol: float = 1e-3,
+        preconditioned: bool = False,
+        per_environment: bool = False,
+        split: Split = "query",
+        groups: Grouping | None = None,
         trace: bool = False,
         density: bool = False,
         warm_start: bool = True,
@@ -102,8 +122,9 @@ class HessianEigenvalues(Probe):
         super().__init__(**kwargs)
         if isinstance(k, bool) or not isinstance(k, int) or k < 1:
             raise ValueError(f"k={k!r} must be a whole number of at least 1.")
-        if objective not in ("loss", "training"):
-            raise ValueError(f"objective={objective!r} is unknown; use 'loss' or 'training'.")
+        checks.choice(("loss", "training"), objective=objective)
+        checks.choice(("query", "support"), split=split)
+        check_groups(groups)
         if not 0 < tol < 1:
             raise ValueError(f"tol={tol!r} is a relative error; take 0 < tol < 1, e.g. 1e-3.")
         if max_products is not None and max_products < k:
@@ -112,6 +133,12 @@ class HessianEigenvalues(Probe):
             require_matplotlib()
         self.k, self.objective, self.tol, self.max_products = k, objective, tol, max_products
         self.trace, self.density, self.warm_start = trace, density, warm_start
+        self.preconditioned, self.per_environment, self.split, self.groups = (
+            preconditioned,
+            per_environment,
+            split,
+            groups,
+        )
 
     def begin(self) -> None:
         """Also forgets what was found."""
@@ -124,21 +151,34 @@ class HessianEigenvalues(Probe):
         super().setup(trainer, pl_module, stage)
         if stage != "fit" or self.loss is None:
             return
-        coupled = isinstance(self.loss, EnvironmentLoss) and self.loss.couples_environments
-        if coupled and self.objective == "training":
+        if self.per_environment and not isinstance(self.loss, EnvironmentLoss):
             raise ValueError(
-                f"objective='training' adds up environments, but the objective of {type(pl_module).__name__} couples "
-                "them. Use objective='loss', or loss_fn=lambda module, batch: module.training_loss(batch)."
+                f"per_environment=True: {type(pl_module).__name__} has no environment_losses, or loss_fn hides them. "
+                "Leave it out, or let the module define environment_losses(parameters, environments, split)."
             )
         if not any(isinstance(each, torch.nn.UninitializedParameter) for each in self.loss.parameters().values()):
             self._check_k(self.loss)
+
+    def whole_batches(self, loss: AnyLoss) -> bool:
+        """A coupled training objective is that of a whole batch."""
+        return self.objective == "training" and couples(loss)
 
     def check(self, loss: AnyLoss, piece: Piece) -> None:
         """One product, and k again, for parameters that are made by the first forward pass."""
         self._check_k(loss)
         function = loss.objectives if self.objective == "training" else loss.losses
-        product = hessian_vector_product(lambda theta: function(theta, piece).mean(), loss.parameters())
-        product(product.gradient)
+        product = UpdateJacobian(lambda theta: function(theta, piece).mean(), loss.parameters())
+        if not product.symmetric:
+            raise ValueError(
+                f"objective='training': {type(loss.module).__name__} holds constant a part of what it differentiates "
+                "(it is a first-order algorithm), so its update is no gradient and has no Hessian. LearningRateBounds "
+                "measures the Jacobian of the update; here use objective='loss'."
+            )
+        product(product.update)
+        if self.objective == "training":
+            check_coupled(loss, self.batch)
+        if self.preconditioned:
+            check_known(optimizer_of(loss.module))
 
     def _check_k(self, loss: AnyLoss) -> None:
         size = sum(parameter.numel() for parameter in loss.parameters().values())
@@ -154,15 +194,7 @@ class HessianEigenvalues(Probe):
         size = sum(parameter.numel() for parameter in parameters.values())
         loss = partial(measurement.mean_loss, training=self.objective == "training")
         with plain_kernels(second_order=True):
-            pairs = hessian_eigenvalues(
-                loss,
-                parameters,
-                self.k,
-                self.tol,
-                initial=self._start if self._start is not None and self._start.numel() == size else None,
-                max_products=self.max_products,
-                reduce=measurement.ranks.sum,
-            )
+            pairs = self._search(loss, measurement, size)
         self.eigenvalues = pairs.values
         if self.warm_start and bool(pairs.vectors.isfinite().all()):
             self._start = warm_start(pairs.vectors)
@@ -172,11 +204,48 @@ class HessianEigenvalues(Probe):
             report.values[f"curvature/residual_{i}"] = float(residual)
         report.values["curvature/converged"] = float(pairs.converged)
         report.values["curvature/products"] = pairs.products
+        with plain_kernels(second_order=True):
+            for group, names in grouped(parameters, self.groups).items():
+                report.values[f"curvature/eigenvalue_1/{group}"] = self._of_group(loss, parameters, names, measurement)
+            if self.per_environment:
+                report.values.update(environment_statistics(measurement, self.split, self.tol))
         if self.trace or self.density:
             with plain_kernels(second_order=True):
                 product = hessian_vector_product(loss, parameters, reduce=measurement.ranks.sum)
             self._spectrum(product, report)
         return report
+
+    def _search(self, loss: Callable[[Parameters], Tensor], measurement: Measurement, size: int) -> Eigenpairs:
+        start = self._start if self._start is not None and self._start.numel() == size else None
+        parameters, total = measurement.loss.parameters(), measurement.ranks.sum
+        if not self.preconditioned:
+            return hessian_eigenvalues(
+                loss, parameters, self.k, self.tol, initial=start, max_products=self.max_products, reduce=total
+            )
+        rule = update_rule(optimizer_of(measurement.loss.module))
+        product = hessian_vector_product(loss, parameters, reduce=total)
+        scaled = preconditioned(
+            product, rule.root_scales(parameters).to(product.gradient), rule.coupled_decay(parameters)
+        )
+        return leading_eigenpairs(
+            scaled,
+            search_start(product.gradient, start),
+            self.k,
+            self.tol,
+            max_products=self.max_products,
+            random_share=1.0 if start is None else None,
+        )
+
+    def _of_group(
+        self, loss: Callable[[Parameters], Tensor], parameters: Parameters, names: list[str], measurement: Measurement
+    ) -> float:
+        """The largest eigenvalue of the block of some parameters."""
+        others = {name: value for name, value in parameters.items() if name not in names}
+        block = {name: parameters[name] for name in names}
+        pairs = hessian_eigenvalues(
+            lambda theta: loss({**others, **theta}), block, 1, self.tol, reduce=measurement.ranks.sum
+        )
+        return float(pairs.values[0])
 
     def _spectrum(self, product: HessianVectorProduct, report: Report) -> None:
         if self.trace:

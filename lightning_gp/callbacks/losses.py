@@ -132,9 +132,9 @@ class EnvironmentLoss(ModuleLoss[Environments]):
         return {name: value for name, value in self.complete({}).items() if value.requires_grad}
 
     def pieces(self, batch: EnvironmentBatch, index: int = 0) -> list[Environments]:  # type: ignore[override]
-        """Chunks of environments, cut as training cuts them where the module knows how."""
+        """Chunks of environments, cut as training cuts them where the module knows how; coupled ones are not cut."""
         batches = as_batches(batch)
-        return batches if self.objective is None else self.objective.pieces(batches)
+        return batches if self.objective is None or self.couples_environments else self.objective.pieces(batches)
 
     @property
     def couples_environments(self) -> bool:

@@ -2,6 +2,7 @@ from lightning_gp.functional.adaptation import Trajectory as Trajectory
 from lightning_gp.functional.adaptation import adapt as adapt
 from lightning_gp.functional.curvature import hessian_eigenvalues as hessian_eigenvalues
 from lightning_gp.functional.curvature import hessian_vector_product as hessian_vector_product
+from lightning_gp.functional.environment_curvatures import environment_curvatures as environment_curvatures
 from lightning_gp.functional.gradients import cosine_similarity as cosine_similarity
 from lightning_gp.functional.gradients import environment_gradients as environment_gradients
 from lightning_gp.functional.gradients import gradient_norm as gradient_norm
@@ -21,5 +22,8 @@ from lightning_gp.functional.prototype import prototype_agreement as prototype_a
 from lightning_gp.functional.prototype import prototype_cosine as prototype_cosine
 from lightning_gp.functional.prototype import prototype_scores as prototype_scores
 from lightning_gp.functional.third_order import third_order_operators as third_order_operators
+from lightning_gp.functional.update_curvature import LeadingCurvature as LeadingCurvature
+from lightning_gp.functional.update_curvature import UpdateJacobian as UpdateJacobian
+from lightning_gp.functional.update_curvature import leading_curvature as leading_curvature
 
 __all__: list[str]

@@ -25,6 +25,7 @@ from lightning_gp.functional.double_backward import (
     leaf,
 )
 from lightning_gp.functional.lanczos import Eigenpairs, basis_capacity, check_arguments, search
+from lightning_gp.functional.norms import WrittenOutNorms, check_norms, differentiates_norms
 
 Loss = Callable[[dict[str, Tensor]], Tensor]
 Reduce = Callable[[Tensor], Tensor]
@@ -65,11 +66,7 @@ class HessianVectorProduct:
         devices = [first.device] if first.device.type == "cuda" else []
         with torch.random.fork_rng(devices), torch.inference_mode(False), torch.enable_grad():
             self._leaves = {name: leaf(parameter) for name, parameter in parameters.items()}
-            value = loss(dict(self._leaves))
-            check_loss(value)
-            gradients = differentiable_gradients(value, list(self._leaves.values()))
-            check_twice_differentiable(gradients)
-            self.value = value.detach()
+            self.value, gradients = self._differentiated(loss)
             # One tensor is both the output that products differentiate and the gradient to read: kept once. Where a
             # gradient has no graph it is constant in θ, and its rows of the Hessian are zero.
             self._output = torch.cat(
@@ -82,6 +79,17 @@ class HessianVectorProduct:
             )
         gradient = self._output.detach()
         self.gradient = gradient if reduce is None else reduce(gradient.clone())
+
+    def _differentiated(self, loss: Loss) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        value = loss(dict(self._leaves))
+        check_loss(value)
+        if differentiates_norms(value):  # a loss that holds a gradient
+            with WrittenOutNorms():
+                value = loss(dict(self._leaves))
+            check_norms(value)
+        gradients = differentiable_gradients(value, list(self._leaves.values()))
+        check_twice_differentiable(gradients)
+        return value.detach(), gradients
 
     def forget_gradient(self) -> None:
         """Give back the memory of `gradient`, which is as long as the parameters and which no product needs."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lightning_gp.functional.norms import graph_of
+
 NO_DOUBLE_BACKWARD = ("is not implemented", "double backward", "differentiate twice", "once_differentiable")
 
 
@@ -78,15 +80,9 @@ def check_loss(value: object) -> None:
 
 def check_twice_differentiable(gradients: tuple[Tensor | None, ...]) -> None:
     """Refuse `once_differentiable` functions: autograd leaves them out of a second pass in silence."""
-    pending = [gradient.grad_fn for gradient in gradients if gradient is not None and gradient.grad_fn is not None]
-    seen = set(pending)
-    while pending:
-        node = pending.pop()
+    for node in graph_of(gradient for gradient in gradients if gradient is not None):
         if node.name() in ("Error", "torch::autograd::Error"):
             raise explain(RuntimeError("a function marked once_differentiable"))
-        following = {child for child, _ in node.next_functions if child is not None} - seen
-        seen |= following
-        pending.extend(following)
 
 
 def explain(error: RuntimeError) -> RuntimeError:

@@ -25,7 +25,7 @@ WARM_WEIGHT = 3.0  # of an earlier vector; that of the noise it is blended into 
 DENSE = 40
 """Number of parameters up to which a matrix that is not symmetric is written out."""
 SEVERAL = 3
-"""Eigenvalues of a matrix that is not symmetric: those that turn may be less stable than the one of largest real part."""
+"""Eigenvalues of a matrix that is not symmetric: one that turns may be less stable than that of largest real part."""
 
 
 class UpdateJacobian:
@@ -66,6 +66,31 @@ class UpdateJacobian:
         """
         with passing(self._recording):
             return self._product(vector)
+
+
+def preconditioned(
+    product: Callable[[Tensor], Tensor], root: Tensor | None = None, decay: Tensor | None = None
+) -> Callable[[Tensor], Tensor]:
+    """The map v -> P^{-1/2}(A + W)P^{-1/2} v.
+
+    Args:
+        product: v -> A v, flat.
+        root: the diagonal of P^{-1/2}, (size,), or None.
+        decay: the diagonal of W, (size,), or None.
+
+    Example:
+        >>> preconditioned(lambda v: 3 * v, torch.tensor([2.0, 1.0]))(torch.ones(2))
+        tensor([12.,  3.])
+    """
+
+    def multiply(vector: Tensor) -> Tensor:
+        scaled = vector if root is None else root * vector
+        result = product(scaled)
+        if decay is not None:
+            result = result + decay * scaled
+        return result if root is None else root * result
+
+    return multiply
 
 
 class LeadingCurvature(NamedTuple):
@@ -113,26 +138,35 @@ def leading_curvature(
     Returns:
         The leading curvature.
 
+    Raises:
+        ValueError: if ``tol`` is out of range, or a diagonal has another size than J.
+
     Example:
         >>> objective = lambda p: (torch.tensor([3.0, 1.0]) * p["w"] ** 2).sum() / 2
         >>> jacobian = UpdateJacobian(objective, {"w": torch.ones(2)})
         >>> round(leading_curvature(jacobian, root=torch.tensor([0.5, 1.0])).value.real, 4)
         1.0
     """
+    if not 0 < tol < 1:
+        raise ValueError(f"tol={tol!r} is a relative error; take 0 < tol < 1, e.g. 1e-2.")
+    for name, diagonal in (("root", root), ("decay", decay)):
+        if diagonal is not None and diagonal.shape != jacobian.update.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(diagonal.shape)}; it must have one number for each of the {jacobian.size} "
+                "parameters."
+            )
     if not bool(jacobian.update.isfinite().all()):
         return LeadingCurvature(complex(math.nan), math.nan, None, 0, False)
     count = 0
 
+    multiply = preconditioned(jacobian, root, decay)
+
     def product(vector: Tensor) -> Tensor:
         nonlocal count
         count += 1
-        scaled = vector if root is None else root * vector
-        result = jacobian(scaled)
-        if decay is not None:
-            result = result + decay * scaled
-        return result if root is None else root * result
+        return multiply(vector)
 
-    start = _start(jacobian.update, initial, seed)
+    start = search_start(jacobian.update, initial, seed)
     if jacobian.symmetric:
         pairs = leading_eigenpairs(
             product,
@@ -158,7 +192,14 @@ def _gradient_descent(curvature: complex) -> float:
     return 2 * curvature.real / abs(curvature) ** 2 if curvature.real > 0 else math.inf
 
 
-def _start(like: Tensor, initial: Tensor | None, seed: int) -> Tensor:
+def search_start(like: Tensor, initial: Tensor | None = None, seed: int = 0) -> Tensor:
+    """Noise, or an earlier vector blended into it, so that nothing the vector is blind to is out of reach.
+
+    Args:
+        like: of the shape, dtype and device of the start.
+        initial: an earlier vector of norm 1, or None.
+        seed: of the noise; the global random state is left alone.
+    """
     generator = torch.Generator(like.device).manual_seed(seed)
     start = torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
     start /= start.norm()
@@ -206,5 +247,7 @@ def _complex(
     multiply: Callable[..., np.ndarray[tuple[int], np.dtype[np.float64]]],
     vector: np.ndarray[tuple[int], np.dtype[np.complex128]],
 ) -> np.ndarray[tuple[int], np.dtype[np.complex128]]:
-    real = multiply(np.ascontiguousarray(vector.real))
-    return real + 1j * multiply(np.ascontiguousarray(vector.imag)) if vector.imag.any() else real + 0j
+    turned = np.array(multiply(np.ascontiguousarray(vector.real)), dtype=np.complex128)
+    if vector.imag.any():
+        turned += 1j * multiply(np.ascontiguousarray(vector.imag))
+    return turned

@@ -91,7 +91,15 @@ class GradientPenalty(NamedEnvironmentModule):
             self.coefficients = dict.fromkeys(self.coefficients, alpha)
 
         kind: CurvatureKind = "positive_penalty" if self.sign == 1 else "fomaml"
-        return Rate("coefficient", "coefficient α", lambda: tuple(self.coefficients.values()), put, kind, factor=2.0)
+        return Rate(
+            "coefficient",
+            "coefficient α",
+            lambda: tuple(self.coefficients.values()),
+            put,
+            kind,
+            factor=2.0,
+            names=list(self._penalised()),
+        )
 
     def term_weights(self) -> Mapping[str, float]:
         """The sign of the penalty."""

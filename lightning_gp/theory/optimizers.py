@@ -132,7 +132,6 @@ class UpdateRule:
         scales: by ``id`` of each parameter: β_g/(β p), its share of a step in place of 1/p; (*shape) or a number.
             Parameters that the optimizer does not know do not move: 0.
         coupled: by ``id`` of each parameter, coupled weight decay.
-        name: of the optimizer.
     """
 
     recursion: Recursion
@@ -140,7 +139,11 @@ class UpdateRule:
     decay: float = 0.0
     scales: Mapping[int, Scale] = field(default_factory=dict)
     coupled: Mapping[int, float] = field(default_factory=dict)
-    name: str = "SGD"
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything moves; not so before the first step of an optimizer whose second moments make P."""
+        return any(bool((torch.as_tensor(scale) > 0).any()) for scale in self.scales.values())
 
     def critical_rate(self, curvature: complex) -> float:
         """The rate (of the group of the largest rate, the others in proportion) at which steps stop to converge.
@@ -184,18 +187,31 @@ class UpdateRule:
         return torch.cat(each)
 
 
+def check_known(optimizer: Optimizer) -> None:
+    """Refuses an optimizer of which no rule can be read.
+
+    Args:
+        optimizer: any.
+
+    Raises:
+        ValueError: if its step is not one of this module's docstring (a subclass may have another), it maximizes, or
+            its groups differ in what decides the recursion (momentum, betas).
+    """
+    _known(optimizer)
+
+
 def update_rule(optimizer: Optimizer) -> UpdateRule:
     """Reads the rule of a ``torch.optim`` optimizer off its groups and its state.
 
     Parameter groups may have rates, ε and weight decay of their own; decoupled decay counts by the largest, which
-    changes the critical rate by less than βw/2 of it.
+    changes the critical rate by less than βw/2 of it. Where all rates are 0, such as at the start of a warm-up, the
+    groups count alike.
 
     Args:
         optimizer: after its first step, if it is one with a state.
 
     Raises:
-        ValueError: if the optimizer's step is not one of this module's docstring, groups differ in what decides the
-            recursion (momentum, betas), all rates are 0, or the optimizer has not stepped yet.
+        ValueError: see ``check_known``.
 
     Example:
         >>> weight = torch.nn.Parameter(torch.zeros(2))
@@ -203,27 +219,9 @@ def update_rule(optimizer: Optimizer) -> UpdateRule:
         >>> round(rule.recursion.critical_curvature(rule.rate), 6)
         38.0
     """
-    own = inspect.unwrap(type(optimizer).step)  # torch wraps it for profiling
-    kind = next((each for each in KINDS if own is inspect.unwrap(each.step)), None)
-    if kind is None:
-        known = ", ".join(each.__name__ for each in KINDS)
-        raise ValueError(
-            f"The stability of a step of {type(optimizer).__name__} is not known here; known are the torch.optim "
-            f"optimizers {known}. The rate at which the loss turns up can be measured by CriticalLearningRate."
-        )
-    name = type(optimizer).__name__
+    kind, recursion = _known(optimizer)
     groups = optimizer.param_groups
-    if any(group.get("maximize") for group in groups):
-        raise ValueError(f"{name}(maximize=True) ascends: it has no edge. Minimise the negative loss instead.")
-    recursions = {KINDS[kind].recursion(group, optimizer.state) for group in groups}
-    if len(recursions) > 1:
-        raise ValueError(
-            f"The parameter groups of {name} differ in momentum or betas, and one edge cannot describe them: "
-            f"{sorted(map(repr, recursions))}. Give them the same."
-        )
     rate = max(float(group["lr"]) for group in groups)
-    if not rate > 0:
-        raise ValueError(f"All rates of {name} are 0: nothing moves, and there is no edge.")
     scales: dict[int, Scale] = {}
     coupled, decays = {}, [0.0]
     for group in groups:
@@ -231,12 +229,31 @@ def update_rule(optimizer: Optimizer) -> UpdateRule:
         decay = float(group.get("weight_decay", 0.0))
         decays.append(decay if decoupled else 0.0)
         for parameter in group["params"]:
-            scale = KINDS[kind].inverse_scale(group, optimizer.state.get(parameter, {}))
-            scales[id(parameter)] = scale * (float(group["lr"]) / rate)
+            scale = kind.inverse_scale(group, optimizer.state.get(parameter, {}))
+            scales[id(parameter)] = scale * (float(group["lr"]) / rate if rate else 1.0)
             coupled[id(parameter)] = 0.0 if decoupled else decay
-    if not any(bool((torch.as_tensor(scale) > 0).any()) for scale in scales.values()):
-        raise ValueError(f"{name} has taken no step yet, so that its second moments are not known; take one first.")
-    return UpdateRule(next(iter(recursions)), rate, max(decays), scales, coupled, name)
+    return UpdateRule(recursion, rate, max(decays), scales, coupled)
+
+
+def _known(optimizer: Optimizer) -> tuple[_Kind, Recursion]:
+    name, own = type(optimizer).__name__, inspect.unwrap(type(optimizer).step)  # torch wraps it for profiling
+    kind = next((kind for each, kind in KINDS.items() if own is inspect.unwrap(each.step)), None)
+    if kind is None:
+        known = ", ".join(each.__name__ for each in KINDS)
+        raise ValueError(
+            f"The stability of a step of {name} is not known here; known are {known} of torch.optim. The rate at which "
+            "the loss turns up can be measured for any optimizer: CriticalLearningRate."
+        )
+    groups = optimizer.param_groups
+    if any(group.get("maximize") for group in groups):
+        raise ValueError(f"{name}(maximize=True) ascends: it has no edge. Minimise the negative loss instead.")
+    recursions = {kind.recursion(group, optimizer.state) for group in groups}
+    if len(recursions) > 1:
+        raise ValueError(
+            f"The parameter groups of {name} differ in momentum or betas, and one edge cannot describe them: "
+            f"{sorted(map(repr, recursions))}. Give them the same."
+        )
+    return kind, recursions.pop()
 
 
 # -- the optimizers ---------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def main(processes, folder):
             CosineSimilarity(probe_size=8),
             PhaseAmplitudeConsistency(probe_size=8),
             HessianEigenvalues(probe_size=8, tol=1e-8),
-            LearningRateBounds(),
+            LearningRateBounds(probe_size=8, tol=1e-8),
             GradientNorm(at="probe", probe_size=1000, every_n_epochs=50, prefix="never/"),
         ]
         trainer = pl.Trainer(

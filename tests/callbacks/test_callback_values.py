@@ -12,10 +12,8 @@ from lightning_gp import ERM
 from lightning_gp.callbacks import (
     CosineSimilarity,
     HessianEigenvalues,
-    LearningRateBounds,
     PhaseAmplitudeConsistency,
 )
-from lightning_gp.contracts import Rate
 from lightning_gp.environments import Environments
 from lightning_gp.functional import hessian_eigenvalues
 from lightning_gp.networks import SinusoidMLP
@@ -173,47 +171,6 @@ def test_a_search_may_start_anew_each_time(tmp_path, warm_start):
     assert (callback.values["curvature/products"] == cold.products) != warm_start
     found = [callback.values[f"curvature/eigenvalue_{i}"] for i in (1, 2)]
     assert found == pytest.approx(cold.values.tolist(), rel=1e-3)
-
-
-@pytest.mark.parametrize("first", ["bounds", "eigenvalues"])
-@pytest.mark.parametrize("first_order", [False, True])
-def test_learning_rate_bounds(tmp_path, first, first_order):
-    eigenvalues, bounds = HessianEigenvalues(tol=1e-9), LearningRateBounds()
-    callbacks = [bounds, eigenvalues] if first == "bounds" else [eigenvalues, bounds]
-    _, trainer = maml_run(tmp_path, *callbacks, first_order=first_order, inner_steps=1, inner_lr=1e-3)
-    top = torch.tensor([eigenvalues.values[f"curvature/eigenvalue_{i}"] for i in (1, 2)], dtype=torch.float64).clamp(0)
-    curvature = top * (1 - 1e-3 * top) ** (1 if first_order else 2)
-    critical = (2 / curvature).min().item()
-    values = bounds.values
-    assert values["learning_rates/inner_critical"] == pytest.approx(1 / top[0].item())
-    assert values["learning_rates/inner_ratio"] == pytest.approx(1e-3 * top[0].item())
-    assert values["learning_rates/outer_critical"] == pytest.approx(critical)
-    assert values["learning_rates/outer_ratio"] == pytest.approx(trainer.optimizers[0].param_groups[0]["lr"] / critical)
-    assert "learning_rates/outer_ratio" in trainer.callback_metrics
-
-
-def test_bounds_of_a_plain_module_have_no_inner_rate_and_warn_once(tmp_path):
-    module = build(Classifier, dropout=0.0)
-    module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=50.0)
-    eigenvalues, bounds = HessianEigenvalues(), LearningRateBounds()
-    with pytest.warns(UserWarning, match="outer learning rate 50 exceeds") as record:
-        fit(tmp_path, module, loaders(), [eigenvalues, bounds])
-    assert sum("exceeds" in str(warning.message) for warning in record) == 1
-    assert "learning_rates/inner" not in bounds.values
-    top = max(eigenvalues.values["curvature/eigenvalue_1"], 0)
-    assert bounds.values["learning_rates/outer_critical"] == pytest.approx(2 / top if top else float("inf"))
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-def test_bounds_read_a_gradient_penalty_as_twice_its_coefficient(tmp_path, sign):
-    module, kind = erm(), "positive_penalty" if sign == 1 else "fomaml"
-    module.rate = lambda: Rate("coefficient", "α", lambda: (1e-3, 5e-4), lambda alpha: None, kind, factor=2.0)
-    eigenvalues, bounds = HessianEigenvalues(tol=1e-9), LearningRateBounds()
-    fit(tmp_path, module, no_query(), [eigenvalues, bounds], **DOUBLE)
-    top = torch.tensor([eigenvalues.values[f"curvature/eigenvalue_{i}"] for i in (1, 2)], dtype=torch.float64).clamp(0)
-    critical = (2 / (top + sign * 2e-3 * top**2)).min().item()
-    assert bounds.values["learning_rates/outer_critical"] == pytest.approx(critical)
-    assert bounds.values["learning_rates/inner"] == 2e-3
 
 
 def test_trace_and_spectral_density(tmp_path):

@@ -103,20 +103,10 @@ def test_arguments_are_checked():
             HessianEigenvalues(**arguments)
     with pytest.raises(ValueError, match="max_products=1"):
         HessianEigenvalues(k=2, max_products=1)
-    for arguments, match in (({"inner_lr": -1.0}, "inner_lr=-1"), ({"kind": "x"}, "kind='x'"),
-                             ({"inner_steps": 0}, "inner_steps=0")):  # fmt: skip
+    for arguments, match in (({"optimizer": -1}, "optimizer=-1"), ({"tol": 2.0}, "tol=2.0"),
+                             ({"max_products": 0}, "max_products=0")):  # fmt: skip
         with pytest.raises(ValueError, match=match):
             LearningRateBounds(**arguments)
-
-
-def test_bounds_ask_for_eigenvalues(tmp_path):
-    refused(tmp_path, build(Classifier), LearningRateBounds(), r"Attach one: Trainer\(callbacks=\[HessianEigenvalues")
-
-
-def test_an_inner_optimizer_has_no_bounds(tmp_path):
-    module = sinusoid_maml(inner_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
-    with pytest.raises(ValueError, match="inner_optimizer, for which there is no theory"):
-        fit(tmp_path, module, sinusoid_data(), [HessianEigenvalues(), LearningRateBounds()])
 
 
 def test_the_inner_loop_takes_no_loss_fn(tmp_path):

@@ -29,7 +29,7 @@ from tests.callbacks.callback_cases import (
 
 def everything(loss_fn=None, **cadence):
     return [
-        LearningRateBounds(),
+        LearningRateBounds(0 if loss_fn else None, loss_fn=loss_fn, **cadence),
         GradientNorm(loss_fn=loss_fn, at="probe", **cadence),
         GradientNorm(at="step", prefix="step/", **cadence),
         CosineSimilarity(loss_fn=loss_fn, **cadence),
@@ -47,7 +47,7 @@ CASES = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*exceeds its critical value.*")
+@pytest.mark.filterwarnings("ignore:.*critical rate.*")
 @pytest.mark.filterwarnings("ignore:.*no validation batch.*")
 @pytest.mark.parametrize("cadence", [{}, {"every_n_steps": 2}], ids=["epochs", "steps"])
 @pytest.mark.parametrize("case", CASES)

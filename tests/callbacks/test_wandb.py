@@ -89,7 +89,7 @@ def maml(tmp_path_factory):
         GradientNorm(histogram=True),
         CosineSimilarity(),
         PhaseAmplitudeConsistency(),
-        HessianEigenvalues(k=2, trace=True, density=True),
+        HessianEigenvalues(k=2, trace=True, density=True, per_environment=True),
         LearningRateBounds(),
     ]
     run = recorded(tmp_path_factory.mktemp("maml"), sinusoid_maml(inner_steps=2), sinusoid_data(), callbacks)

@@ -63,6 +63,10 @@ def regression_maml() -> nn.Module:
     return gp.MAML(net(), criterion=F.mse_loss)
 
 
+def one_loss(p: dict[str, torch.Tensor], environments: Environments) -> torch.Tensor:
+    return environments.support[0].flatten(1).sum(1)
+
+
 def constant(*_: object) -> torch.Tensor:
     return torch.zeros(())
 
@@ -71,6 +75,8 @@ x = torch.zeros(2, 3, 1)
 w = {"w": torch.ones(2, requires_grad=True)}
 path = fn.adapt(loss, w, (x, x), 0.1)
 nothing = fn.Trajectory(({},), (), {})
+tasks = Environments((x, x))
+jacobian = fn.UpdateJacobian(scalar_loss, w)
 features = torch.ones(2, 3, 2)
 optima = torch.ones(2, 2)
 ones = torch.ones(2)
@@ -137,10 +143,12 @@ CALLBACKS = [
         "HessianEigenvalues", lambda: callbacks.HessianEigenvalues(3, max_products=2), ValueError, "=2", "k=3, or None"
     ),
     Row(
-        "LearningRateBounds", lambda: callbacks.LearningRateBounds(inner_lr=-1), ValueError, "inner_lr=-1", "at least 0"
+        "LearningRateBounds", lambda: callbacks.LearningRateBounds(optimizer=-1), ValueError, "optimizer=-1", "least 0"
     ),
-    Row("LearningRateBounds", lambda: callbacks.LearningRateBounds(kind="anil"), ValueError, "'anil'", "'fomaml'"),
-    Row("LearningRateBounds", lambda: callbacks.LearningRateBounds(inner_steps=0), ValueError, "=0", "at least 1"),
+    Row("LearningRateBounds", lambda: callbacks.LearningRateBounds(tol=1.0), ValueError, "tol=1.0", "e.g. 1e-2"),
+    Row("LearningRateBounds", lambda: callbacks.LearningRateBounds(max_products=0), ValueError, "=0", "at least 1"),
+    Row("HessianEigenvalues", lambda: callbacks.HessianEigenvalues(split="val"), ValueError, "'val'", "'query'"),
+    Row("HessianEigenvalues", lambda: callbacks.HessianEigenvalues(groups=0), ValueError, "groups=0", "at least 1"),
     Row("PhaseAmplitudeConsistency", lambda: callbacks.PhaseAmplitudeConsistency(probe_size=0), ValueError, "=0", "1"),
     Row("Probe", lambda: callbacks.Probe(loss_fn="loss"), TypeError, "loss_fn='loss'", "(module, batch)"),
     Row("Probe", lambda: callbacks.Probe().measure(None), NotImplementedError, "Probe must define", "measure("),
@@ -328,6 +336,14 @@ FUNCTIONAL = [
     Row("prototype_agreement", lambda: fn.prototype_agreement(x, logits), ValueError, "(2, 3, 4)", "of one shape"),
     Row("prototype_cosine", lambda: fn.prototype_cosine(x, logits), ValueError, "(2, 3, 4)", "of one shape"),
     Row("prototype_scores", lambda: fn.prototype_scores(predict, path, x, 0), ValueError, "steps=0", "at least 1"),
+    Row("UpdateJacobian", lambda: fn.UpdateJacobian(scalar_loss, {}), ValueError, "empty", "pass a dict"),
+    Row(
+        "environment_curvatures", lambda: fn.environment_curvatures(one_loss, {}, tasks), ValueError, "empty", "a dict"
+    ),
+    Row("leading_curvature", lambda: fn.leading_curvature(jacobian, tol=2.0), ValueError, "tol=2.0", "e.g. 1e-2"),
+    Row(
+        "leading_curvature", lambda: fn.leading_curvature(jacobian, torch.ones(3)), ValueError, "(3,)", "each of the 2"
+    ),
     Row("third_order_operators", lambda: fn.third_order_operators(scalar_loss, {}), ValueError, "empty", "pass a dict"),
 ]
 THEORY = [
@@ -384,6 +400,7 @@ THEORY = [
         "must be the same",
     ),
     Row("maml_solution", lambda: theory.maml_solution(features, x, 0.1), ValueError, "optima (2, 3, 1)", "(N, d)"),
+    Row("update_rule", lambda: theory.update_rule(torch.optim.Rprop(w.values())), ValueError, "Rprop", "known are SGD"),
     Row(
         "network_adaptation_lr",
         lambda: theory.network_adaptation_lr(lambda p, x: x, F.mse_loss, w, x, x),
@@ -437,7 +454,16 @@ TUNING = [
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(environments=0), ValueError, "=0", "at least 1"),
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(tolerance=-1), ValueError, "tolerance=-1", "[0, 1)"),
 ]
-RECORDS = {"ClassImages", "Outcome", "Suggestion", "TrainabilityResult", "Trial"}
+RECORDS = {
+    "ClassImages",
+    "LeadingCurvature",
+    "Outcome",
+    "Recursion",
+    "Suggestion",
+    "TrainabilityResult",
+    "Trial",
+    "UpdateRule",
+}
 """Made by the package itself, not by its users."""
 
 TABLES = {

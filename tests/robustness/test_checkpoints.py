@@ -250,7 +250,7 @@ def probes() -> list[pl.Callback]:
         CosineSimilarity(),
         GradientNorm(every_n_steps=1),
         HessianEigenvalues(),
-        LearningRateBounds(inner_lr=0.1),
+        LearningRateBounds(),
         PhaseAmplitudeConsistency(),
     ]
 

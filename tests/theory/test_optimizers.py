@@ -190,13 +190,18 @@ def test_what_is_not_known_says_so():
             update_rule(optimizer)
     with pytest.raises(ValueError, match="ascends"):
         update_rule(SGD([weight], lr=0.1, maximize=True))
-    with pytest.raises(ValueError, match="rates of SGD are 0"):
-        update_rule(SGD([weight], lr=0.0))
-    with pytest.raises(ValueError, match="no step yet"):
-        update_rule(Adam([weight]))
     groups = [{"params": [weight]}, {"params": [nn.Parameter(torch.ones(1))], "momentum": 0.5}]
     with pytest.raises(ValueError, match="differ in momentum"):
         update_rule(SGD(groups, lr=0.1))
+
+
+def test_before_the_first_step_and_at_rate_0():
+    weight = nn.Parameter(torch.ones(2))
+    assert not update_rule(Adam([weight])).moves
+    rule = update_rule(SGD([weight], lr=0.0))
+    assert rule.moves
+    assert rule.edge(4.0) == 0
+    assert rule.critical_rate(4.0) == 0.5
 
 
 def test_a_subclass_with_the_same_step_is_known():

@@ -1,0 +1,104 @@
+"""What the callbacks on curvature share: the optimizer of a module, and the curvature of each environment."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss
+from lightning_gp.callbacks.measurement import Measurement
+from lightning_gp.callbacks.probe_batch import ProbeBatch
+from lightning_gp.environments import Environments
+from lightning_gp.functional.environment_curvatures import environment_curvatures
+from lightning_gp.functional.kernels import plain_kernels
+from lightning_gp.types import Parameters, Split
+
+
+def optimizer_of(module: Any, position: int | None = None) -> Optimizer:
+    """The optimizer that minimises the measured loss.
+
+    Args:
+        module: a LightningModule in training.
+        position: among the Trainer's optimizers; None for the only one.
+
+    Raises:
+        ValueError: if there are several and none is named, or there is no such.
+    """
+    optimizers = module.trainer.optimizers
+    if position is None and len(optimizers) == 1:
+        only: Optimizer = optimizers[0]
+        return only
+    if position is None or position >= len(optimizers):
+        raise ValueError(
+            f"optimizer={position}: {type(module).__name__} has {len(optimizers)} optimizers. Name the one that "
+            "minimises the measured loss by its position, counted from 0, and give each a callback of its own, with "
+            "optimizer=, loss_fn= and prefix=."
+        )
+    chosen: Optimizer = optimizers[position]
+    return chosen
+
+
+def couples(loss: AnyLoss) -> bool:
+    """Whether the training objective is that of a whole batch, and no mean over its environments."""
+    return isinstance(loss, EnvironmentLoss) and loss.couples_environments
+
+
+def check_coupled(loss: AnyLoss, batch: ProbeBatch) -> None:
+    """Refuses the training objective of a probe batch that cannot be computed from its environments at once.
+
+    Args:
+        loss: the module's losses.
+        batch: of the probe.
+
+    Raises:
+        ValueError: if a coupled objective meets several processes, or environments of different sizes.
+    """
+    module: Any = loss.module
+    cut = len(set(batch.indices)) < len(batch.indices)  # a batch of several sizes is kept in parts
+    if couples(loss) and (cut or module.trainer.world_size > 1):
+        raise ValueError(
+            f"The objective of {type(module).__name__} couples the environments of a batch. It is measured in one "
+            "process, on environments of equal size. Leave this callback out here, or measure "
+            "loss_fn=lambda module, batch: module.training_loss(batch)."
+        )
+
+
+def curvatures_by_environment(
+    measurement: Measurement, split: Split, tol: float, names: Collection[str] | None = None
+) -> Tensor:
+    """λ_max of the loss of each environment of all processes, (E,), float64.
+
+    Args:
+        measurement: of a module with environments.
+        split: whose loss.
+        tol: relative error allowed.
+        names: of the parameters to differentiate by; None for all that are trained.
+    """
+    loss, ranks = measurement.loss, measurement.ranks
+    assert isinstance(loss, EnvironmentLoss)
+    trained = loss.parameters().keys()
+    chosen = trained if names is None else trained & set(names)
+    each = []
+    for piece, share in zip(measurement.pieces, measurement.shares, strict=True):
+
+        def losses(theta: Parameters, one: Environments, share: float = share) -> Tensor:
+            return share * loss.losses(theta, one, split)
+
+        reduce = ranks.sum if measurement.shared else None
+        with plain_kernels(second_order=True):
+            each.append(environment_curvatures(losses, loss.complete({}), piece, chosen, tol=tol, reduce=reduce))
+    return measurement.all_environments(torch.cat(each).to(ranks.device, ranks.dtype))
+
+
+def environment_statistics(measurement: Measurement, split: Split, tol: float) -> dict[str, float]:
+    """Largest, mean and standard deviation (of the environments at hand) of ``curvatures_by_environment``."""
+    values = curvatures_by_environment(measurement, split, tol)
+    return {
+        "curvature/environment_max": float(values.max()),
+        "curvature/environment_mean": float(values.mean()),
+        "curvature/environment_std": float(values.std(correction=0)),
+    }
