@@ -24,6 +24,7 @@ from lightning_gp._lightning import pl
 from lightning_gp.checks import whole
 from lightning_gp.datamodules import SinusoidDataModule
 from lightning_gp.environments import Environments, chunks_of
+from lightning_gp.functional.curvature import hessian_eigenvalues
 from lightning_gp.functional.lanczos import leading_eigenpairs
 from lightning_gp.functional.spectrum import frobenius_norm
 from lightning_gp.functional.third_order import third_order_operators
@@ -31,6 +32,8 @@ from lightning_gp.modules.maml import MAML
 from lightning_gp.networks.sinusoid import SinusoidMLP
 from lightning_gp.plots import canvas, require_matplotlib, save_figure
 from lightning_gp.runs.folders import check_settings, write_json
+from lightning_gp.theory.learning_rates import critical_inner_lr, critical_outer_lr
+from lightning_gp.theory.third_order import critical_inner_lr_with_tg, critical_outer_lr_with_tg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,6 +151,8 @@ def _measured(module: MAML, environments: Environments, settings: Settings) -> d
     generator = torch.Generator().manual_seed(settings.seed)
     begin = torch.randn(operators.sum.size, dtype=operators.sum.dtype, generator=generator)
     values: dict[str, Any] = {"loss": float(loss(parameters).detach())}
+    hessian = hessian_eigenvalues(loss, parameters, k=2, tol=1e-4)
+    values["h"] = {"eigenvalues": hessian.values.tolist(), "residuals": hessian.residuals.tolist()}
     for name, operator in operators._asdict().items():
         pairs = leading_eigenpairs(operator, begin, k=2, tol=1e-4, random_share=1.0)
         norm = frobenius_norm(operator, settings.products, seed=settings.seed)
@@ -156,7 +161,35 @@ def _measured(module: MAML, environments: Environments, settings: Settings) -> d
             "residuals": pairs.residuals.tolist(),
             "frobenius_norm": norm.value,
         }
+    # The smallest eigenvalue of Tg is minus the largest of −Tg.
+    lowest = leading_eigenpairs(lambda vector: -operators.tg(vector), begin, k=1, tol=1e-4, random_share=1.0)
+    values["tg"]["smallest_eigenvalue"] = -float(lowest.values[0])
+    values["bounds"] = _bounds(values, settings.inner_lr)
     return values
+
+
+def _bounds(values: dict[str, Any], inner_lr: float) -> dict[str, dict[str, float]]:
+    """α_c, and β_c at the α of training: without Tg, and with it by Weyl's inequalities and by [T19, Eq. 49 and 51].
+
+    Negative eigenvalues of H are left out of account, as in [T21]; of the spectra only the ends are known.
+    """
+    curvature = torch.tensor(values["h"]["eigenvalues"], dtype=torch.float64).clamp(min=0)
+    tg = torch.tensor([values["tg"]["eigenvalues"][0], values["tg"]["smallest_eigenvalue"]], dtype=torch.float64)
+    top = torch.tensor(values["tg"]["eigenvalues"], dtype=torch.float64)
+    return {
+        "without Tg": {
+            "inner": float(critical_inner_lr(curvature)),
+            "outer": float(critical_outer_lr(curvature, inner_lr, complete=False)),
+        },
+        "with Tg, sure": {
+            "inner": float(critical_inner_lr_with_tg(curvature, tg, complete=False)),
+            "outer": float(critical_outer_lr_with_tg(curvature, tg, inner_lr, complete=False)),
+        },
+        "with Tg, T19": {
+            "inner": float(critical_inner_lr_with_tg(curvature, top, "takagi2019")),
+            "outer": float(critical_outer_lr_with_tg(curvature, top, inner_lr, "takagi2019")),
+        },
+    }
 
 
 def _mean(measurements: Sequence[Any]) -> Any:
@@ -182,6 +215,8 @@ def _write(folder: Path, summary: dict[str, Any]) -> None:
             values = summary[key][name]
             numbers = [*values["eigenvalues"], values["frobenius_norm"]]
             print(f"{label:10}" + "".join(f"{number:12.4g}" for number in numbers))
+        for name, bound in summary[key]["bounds"].items():
+            print(f"{name:14} α_c {bound['inner']:<10.4g} β_c {bound['outer']:.4g}")
     print(f"\nPicture: {picture}   Numbers: {folder / 'tg.json'}", flush=True)
 
 

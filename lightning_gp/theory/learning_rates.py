@@ -57,7 +57,9 @@ def critical_inner_lr(eigenvalues: Values) -> Any:
     return _like(1 / values.amax(-1).clamp(min=0), eigenvalues)
 
 
-def critical_outer_lr(eigenvalues: Values, inner_lr: Values, kind: Kind = "fomaml", inner_steps: int = 1) -> Any:
+def critical_outer_lr(
+    eigenvalues: Values, inner_lr: Values, kind: Kind = "fomaml", inner_steps: int = 1, complete: bool = True
+) -> Any:
     """β_c(α) = min_i 2/c(λ_i): gradient descent converges for outer rates 0 < β < β_c [T21, Eq. 26 and 31].
 
     c is the effective curvature of this module's docstring. The bound for several environments is that of all their
@@ -71,11 +73,14 @@ def critical_outer_lr(eigenvalues: Values, inner_lr: Values, kind: Kind = "fomam
     nothing. Values that differ from 0 only by rounding count as 0.
 
     Args:
-        eigenvalues: λ of H, (..., k). Not only the largest matters near α_c, hence [T21] takes the top two.
+        eigenvalues: λ of H, (..., k). Not only the largest matters near α_c: c(λ) is largest in the middle of the
+            spectrum, up to λ = 1/(α(n + 1)) for c = λ(1 − αλ)^n. [T21] takes the top two.
         inner_lr: α ≥ 0, the inner rate, or twice the weight of a penalty without the half; broadcast against (...).
         kind: ``"fomaml"``, for S = 1 also the simplified MAML and the negative penalty; ``"maml"``;
             ``"positive_penalty"``.
         inner_steps: S ≥ 1.
+        complete: whether these are all positive eigenvalues. False takes them for the largest k and allows the others
+            to lie anywhere in [0, λ_k], where the largest c has a closed form: a bound that is safe, and not necessary.
 
     Returns:
         (...), of the kind of ``eigenvalues`` (a tensor for numbers); ∞ where all effective curvatures are 0.
@@ -94,8 +99,22 @@ def critical_outer_lr(eigenvalues: Values, inner_lr: Values, kind: Kind = "fomam
     alpha = torch.as_tensor(inner_lr, dtype=values.dtype, device=values.device)
     _check(alpha, kind, inner_steps)
     curvature = effective_curvature(values, alpha.unsqueeze(-1), kind, inner_steps)
-    bounds = torch.where(curvature < 0, 0.0, 2 / curvature.abs())
-    return _like(bounds.amin(-1), eigenvalues)
+    bounds = torch.where(curvature < 0, 0.0, 2 / curvature.abs()).amin(-1)
+    if not complete:
+        bounds = torch.minimum(bounds, 2 / _largest_below(values.amin(-1), alpha, kind, inner_steps))
+    return _like(bounds, eigenvalues)
+
+
+def _largest_below(smallest: Tensor, alpha: Tensor, kind: Kind, inner_steps: int) -> Tensor:
+    """The largest c(λ) for 0 ≤ λ ≤ the smallest known eigenvalue: at its end, or where c' = 0."""
+    end = smallest.clamp(min=0)
+    largest = effective_curvature(end.unsqueeze(-1), alpha.unsqueeze(-1), kind, inner_steps).squeeze(-1).clamp(min=0)
+    if kind == "positive_penalty":
+        return largest
+    power = 2 * inner_steps if kind == "maml" else inner_steps
+    turn = 1 / (alpha * (power + 1))
+    peak = turn * (power / (power + 1)) ** power
+    return torch.where((alpha > 0) & (turn < end), torch.maximum(peak, largest), largest)
 
 
 def effective_curvature(eigenvalues: Tensor, inner_lr: Tensor, kind: Kind, inner_steps: int = 1) -> Tensor:

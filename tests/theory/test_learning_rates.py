@@ -183,3 +183,30 @@ def test_missing_eigenvalues_are_refused():
         critical_inner_lr(torch.ones(2, 0))
     with pytest.raises(ValueError, match="at least one"):
         critical_outer_lr(3.0, 0.1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("kind", ["fomaml", "maml", "positive_penalty"])
+def test_two_eigenvalues_of_a_hundred_give_a_safe_bound(kind, steps):
+    """Against all of them, dense below the second: two alone promise far too much near 1/λ_max."""
+    steps = 1 if kind == "positive_penalty" else steps
+    everything = torch.cat([torch.tensor([1.0, 0.9]), torch.linspace(0, 0.9, 5000)]).double()
+    for alpha in (0.0, 0.3, 0.8, 0.99):
+        exact = float(critical_outer_lr(everything, alpha, kind, steps))
+        safe = float(critical_outer_lr(everything[:2], alpha, kind, steps, complete=False))
+        assert safe <= exact * (1 + 1e-12)
+        assert safe == pytest.approx(exact, rel=1e-3)  # and no smaller than it must be
+    if kind == "fomaml" and steps == 1:
+        assert float(critical_outer_lr(everything[:2], 0.99, kind)) > 2 * exact
+
+
+def test_a_run_diverges_between_the_bound_of_two_eigenvalues_and_the_safe_one():
+    hessian = torch.linspace(0.01, 1, 100, dtype=torch.float64)
+    top, alpha = hessian.flip(0)[:2], 0.97
+    careless, safe = (float(critical_outer_lr(top, alpha, complete=complete)) for complete in (True, False))
+    assert careless > 5 * safe
+    for rate, diverges in ((0.99 * safe, False), (0.5 * careless, True)):
+        weights = torch.ones(100, dtype=torch.float64)
+        for _ in range(200):
+            weights = weights - rate * hessian * (1 - alpha * hessian) * weights
+        assert (float(weights.abs().max()) > 10) == diverges

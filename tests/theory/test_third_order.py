@@ -93,3 +93,30 @@ def test_bad_input_is_refused():
         critical_outer_lr_with_tg(two, two, 0.1, "exact")
     with pytest.raises(ValueError, match="at least 0"):
         critical_outer_lr_with_tg(two, two, -0.1)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_zeros_that_are_not_given_are_put_back(complete):
+    """H = diag(1, 0), Tg = diag(0, 1): H − α(Tg + H²) = diag(1 − α, −α) has no minimum at any α > 0."""
+    one = torch.ones(1, dtype=torch.float64)
+    bound = critical_inner_lr_with_tg(one, one, complete=complete).item()
+    assert bound == (0.5 if complete else 0.0)
+    assert critical_outer_lr_with_tg(one, one, 0.1, complete=False).item() == 0
+    weights, alpha = torch.ones(2, dtype=torch.float64), 0.1
+    for _ in range(200):  # gradient descent on the objective itself runs away along the second direction
+        weights = weights - 0.5 * torch.tensor([1 - alpha, -alpha]) * weights
+    assert weights[1] > 1e3
+
+
+def test_zeros_leave_the_sufficient_bound_sufficient():
+    hessians, tg, _, _ = random_problem()
+    for hessian, third in zip(hessians, tg, strict=True):
+        padded = torch.block_diag(hessian, torch.zeros(3, 3, dtype=torch.float64))
+        lower = -torch.block_diag(third @ third, torch.zeros(3, 3, dtype=torch.float64))  # no positive eigenvalue
+        values = torch.linalg.eigvalsh(hessian), torch.linalg.eigvalsh(-third @ third)
+        alpha = 0.5 * critical_inner_lr_with_tg(*values, complete=False)
+        assert alpha > 0
+        beta = critical_outer_lr_with_tg(*values, alpha, complete=False)
+        exact = torch.linalg.eigvalsh(padded - alpha * (lower + padded @ padded))
+        assert exact[0] > -1e-12
+        assert beta <= 2 / exact[-1] + 1e-12
