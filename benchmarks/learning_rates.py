@@ -144,9 +144,8 @@ class Problem:
     def __init__(self, build: Callable[[], Any], batch: Environments, optimizer: Callable[..., Optimizer]) -> None:
         torch.manual_seed(0)
         self.module = build().double()
-        self.batch = Environments(
-            *((x.double(), y.double() if y.is_floating_point() else y) for x, y in batch if x is not None)
-        )
+        parts = [part for part in batch if part is not None]
+        self.batch = Environments(*((x.double(), y.double() if y.is_floating_point() else y) for x, y in parts))
         self.parameters = [each for each in self.module.parameters() if each.requires_grad]
         self.optimizer = optimizer(self.parameters, lr=0.0)
         self.step()  # the state
