@@ -33,16 +33,20 @@ def main(args: Sequence[str]) -> None:
         raise ValueError("The config names no data; add a `data:` section, as for `lightning-gp fit`.")
     require_matplotlib()
     tuner = LearningRateTuner(
-        options.iterations, options.environments, options.tolerance, progress=partial(print, flush=True)
+        options.iterations,
+        options.environments,
+        options.tolerance,
+        seeds=options.seeds,
+        progress=partial(print, flush=True),
     )
     suggestion = tuner.tune(cli.model, cli.datamodule, cli.trainer.strategy.root_device)
     numbers = options.output / "tune.json"
     write_json(numbers, suggestion.as_dict())
     (picture,) = save_figure(suggestion.plot(), numbers)
     print(f"\n{suggestion.report()}\n\nPicture: {picture}   Trials: {numbers}")
+    inner = "" if suggestion.inner_lr is None else f"--model.init_args.inner_lr={suggestion.inner_lr:.4g} "
     print(
-        f"Train with it: lightning-gp fit … --model.init_args.inner_lr={suggestion.inner_lr:.4g} "
-        f"--model.init_args.optimizer.init_args.lr={suggestion.outer_lr:.4g}",
+        f"Train with it: lightning-gp fit … {inner}--model.init_args.optimizer.init_args.lr={suggestion.outer_lr:.4g}",
         flush=True,
     )
 

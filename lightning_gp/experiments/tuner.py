@@ -111,6 +111,7 @@ def tuner(
     print(f"\n{suggestion.report()}\n", flush=True)
     stream = BatchStream(data(seed + 1), device)
     train = CellTrainer(module, stream, "adam", seed=seed)
+    assert suggestion.inner_lr is not None  # of the MAML family
     rates = {"suggested": (suggestion.inner_lr, suggestion.outer_lr), "papers'": HAND_PICKED[problem]}
     curves = {name: _curve(train, name, *each, iterations) for name, each in rates.items()}
     final = {name: _late(curve, iterations) for name, curve in curves.items()}

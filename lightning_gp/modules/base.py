@@ -138,10 +138,11 @@ class EnvironmentModule(Evaluation):
     def loss_and_outputs(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and outputs of one environment, by one forward pass unless ``loss`` is overridden."""
         outputs = self.predict(parameters, x)
-        return self.loss(parameters, x, y) if self._own_loss else self.risk(outputs, y), outputs
+        return self.loss(parameters, x, y) if self.has_own_loss else self.risk(outputs, y), outputs
 
     @property
-    def _own_loss(self) -> bool:
+    def has_own_loss(self) -> bool:
+        """Whether a subclass defines ``loss`` itself, so that it need not be the criterion of the outputs."""
         return type(self).loss is not EnvironmentModule.loss
 
     def trained_examples(self, environments: Environments) -> Examples:
@@ -368,7 +369,7 @@ class EnvironmentModule(Evaluation):
 
     def _try_out(self, batches: Sequence[Environments]) -> None:
         ways = self._data.ways if isinstance(self._data, Classifies) else None
-        drew = try_out(self, batches[0], self._own_loss, ways)
+        drew = try_out(self, batches[0], self.has_own_loss, ways)
         if drew and self.redraws and self.training:
             raise ValueError(
                 f"The loss of {type(self.network).__name__} draws random numbers (dropout, noise), and recompute=True "

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gp.checks import choice, number
-from lightning_gp.trainability.objective import Trainable, rate_of, value_and_gradients
+from lightning_gp.contracts import Objective
+from lightning_gp.trainability.objective import rate_of, value_and_gradients
 from lightning_gp.trainability.stream import BatchStream
 
 OptimizerName = Literal["sgd", "adam"]
@@ -60,6 +61,7 @@ class CellTrainer:
         optimizer: ``"sgd"``, ``"adam"``, or a function of the parameters and β.
         divergence: bound of the loss relative to the first one, > 1.
         seed: of whatever is random in training, such as dropout.
+        varies: whether α is varied; without, any objective will do, and α is what it is.
 
     Attributes:
         trained: the parameters at the end of the last call that did not diverge.
@@ -79,13 +81,14 @@ class CellTrainer:
 
     def __init__(
         self,
-        objective: Trainable,
+        objective: Objective,
         stream: BatchStream,
         optimizer: OuterOptimizer = "sgd",
         divergence: float = 1e4,
         seed: int = 0,
+        varies: bool = True,
     ) -> None:
-        self.rate = rate_of(objective)
+        self.rate = rate_of(objective) if varies else None
         number(above=1, divergence=divergence)
         if not callable(optimizer):
             choice(OPTIMIZERS, optimizer=optimizer)
@@ -97,7 +100,7 @@ class CellTrainer:
         self.parameters: list[nn.Parameter] = objective.trained_parameters()
         self.trained: list[Tensor] = []
         self.initial = [parameter.detach().clone() for parameter in self.parameters]
-        self.evaluate = value_and_gradients(self.objective)
+        self.evaluate = value_and_gradients(self.objective, self.rate)
         self.look_every = 1 if stream.device.type == "cpu" else LOOK_EVERY
 
     def first_loss(self, inner_lr: float) -> float:
@@ -150,7 +153,8 @@ class CellTrainer:
     def _start(self, inner_lr: float) -> None:
         torch.manual_seed(self.seed)
         self._restore()
-        self.rate.set(inner_lr)
+        if self.rate is not None:
+            self.rate.set(inner_lr)
 
     def _restore(self) -> None:
         with torch.no_grad():

@@ -51,13 +51,16 @@ class Evaluation(Protocol):
         """Raises an error if ``loss`` is not what the objective gives."""
 
 
-def value_and_gradients(objective: Trainable) -> Evaluation:
+def value_and_gradients(objective: Objective, rate: Rate | None) -> Evaluation:
     """How a map evaluates an objective, recorded after some calls.
 
     A module made with ``compile=True`` gets its written-out gradient compiled once for all α.
+
+    Args:
+        objective: what is trained.
+        rate: α, ``rate_of(objective)``; None where it is not varied.
     """
-    rate = rate_of(objective)
-    if isinstance(objective, Adapts) and objective.compile_step and not objective.learns_rates:
+    if rate is not None and isinstance(objective, Adapts) and objective.compile_step and not objective.learns_rates:
         return _Compiled(objective, rate)
     inputs = objective.trained_parameters()
 
@@ -68,7 +71,7 @@ def value_and_gradients(objective: Trainable) -> Evaluation:
     def whole(batches: list[Environments]) -> bool:
         return inputs[0].device.type == "cpu" and len(objective.pieces(batches)) == 1
 
-    return Recorded(evaluate, inputs, rate.get, whole)
+    return Recorded(evaluate, inputs, (lambda: ()) if rate is None else rate.get, whole)
 
 
 class _Compiled:

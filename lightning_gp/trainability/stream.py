@@ -73,6 +73,14 @@ class BatchStream:
             for drawn in itertools.islice(self._drawn(), kept, count):
                 yield self._finished(self._new(drawn))
 
+    def later(self, start: int) -> BatchStream:
+        """The same batches from iteration ``start`` on; what is drawn is kept once for both.
+
+        Args:
+            start: of the first batch.
+        """
+        return _Later(self, start) if start else self
+
     def _new(self, drawn: Batch) -> Batch:
         """A batch behind those that are kept; kept as well, if there is room."""
         if self._last is None or not _same(self._last[0], drawn):  # a full batch is moved and counted once
@@ -101,6 +109,14 @@ class BatchStream:
     def _finished(self, batch: Batch) -> Batch:
         assert self._module is not None
         return [self._module.on_after_batch_transfer(environments, 0) for environments in batch]
+
+
+class _Later(BatchStream):
+    def __init__(self, stream: BatchStream, start: int) -> None:
+        self.device, self.stream, self.start = stream.device, stream, start
+
+    def first(self, count: int) -> Iterator[Batch]:
+        return itertools.islice(self.stream.first(self.start + count), self.start, None)
 
 
 def _same(left: Batch, right: Batch) -> bool:

@@ -11,75 +11,75 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_gp.environments import Environments, chunks_of
-from lightning_gp.functional.curvature import hessian_eigenvalues
-from lightning_gp.theory.learning_rates import critical_outer_lr
+from lightning_gp.contracts import Adapts
+from lightning_gp.environments import Environments
+from lightning_gp.functional.curvature_by_environment import environment_curvatures
+from lightning_gp.functional.kernels import plain_kernels
+from lightning_gp.functional.update_curvature import UpdateJacobian, leading_curvature
 from lightning_gp.theory.optimal_adaptation import network_adaptation_lr
-from lightning_gp.tuning.trials import Tunable
-from lightning_gp.types import Parameters
+from lightning_gp.theory.optimizers import update_rule
+from lightning_gp.tuning.trials import Tunable, only_optimizer
+from lightning_gp.types import Criterion, Parameters
 
 MAX_ROWS = 500
 """Outputs of an environment's support set beyond which its tangent kernel is left out."""
 
 
-def support_curvatures(module: Tunable, environments: Environments) -> Tensor:
+def support_curvatures(module: Adapts, environments: Environments) -> Tensor:
     """λ_max of each environment's support loss by the adapted parameters, (E,), float64."""
-    shared, adapted = _split(module)
+    parameters = {name: value.detach() for name, value in module.network_parameters().items()}
+    with plain_kernels(second_order=True):
+        return environment_curvatures(
+            lambda theta, one: module.environment_losses(theta, one, "support"),
+            parameters,
+            environments,
+            module.inner_loop().adapted,
+            tol=1e-3,
+        )
 
-    def largest(one: Environments) -> Tensor:
-        def loss(parameters: Parameters) -> Tensor:
-            value: Tensor = module.environment_losses({**shared, **parameters}, one, "support")
-            return value.mean()
 
-        return hessian_eigenvalues(loss, adapted, k=1).values[0]
+def outer_bound(module: Tunable, trained: Sequence[Tensor], batch: Environments) -> float | None:
+    """β_c of the module's own objective and optimizer at trained weights, as ``LearningRateBounds`` has it.
 
-    return torch.stack([largest(one) for one in chunks_of(environments, 1)])
-
-
-def outer_bound(module: Tunable, trained: Sequence[Tensor], batch: Environments, inner_lr: float) -> float | None:
-    """β_c(α) by the theory, from the two largest curvatures of the mean query loss at trained weights; None for none.
-
-    Negative eigenvalues are left out of account, as in ``callbacks.LearningRateBounds``. Beyond α_c the simplified
-    theory has no bound; then that of α = 0 is given.
+    None for an optimizer with second moments, which a trial does not keep, for one that is not known, and where nothing
+    bounds β.
     """
-    names = [name for name, value in module.network_parameters().items() if value.requires_grad]
-    trained_by_id = dict(zip(map(id, module.trained_parameters()), trained, strict=True))
+    rule = update_rule(only_optimizer(module))
+    if not rule.moves:
+        return None
     own = module.network_parameters()
-    parameters = {name: trained_by_id[id(own[name])] for name in names}
-    frozen = {name: value.detach() for name, value in own.items() if name not in parameters}
+    at = dict(zip(map(id, module.trained_parameters()), trained, strict=True))
+    moved = {name: value for name, value in own.items() if id(value) in at}
+    parameters = {name: at[id(value)].detach() for name, value in moved.items()}
+    fixed = {name: value.detach() for name, value in own.items() if name not in moved}
 
-    def loss(parameters: Parameters) -> Tensor:
-        value: Tensor = module.environment_losses({**frozen, **parameters}, batch, "query")
-        return value.mean()
+    def objective(theta: Parameters) -> Tensor:
+        return module.environment_objectives({**fixed, **theta}, batch).mean()
 
-    eigenvalues = hessian_eigenvalues(loss, parameters, k=min(2, sum(v.numel() for v in parameters.values()))).values
-    if not bool(eigenvalues.isfinite().all()):
-        return None
-    theory = module.rate()
-    if theory.kind is None:
-        return None
-    largest = eigenvalues.clamp(min=0)
-    bounds = [float(critical_outer_lr(largest, rate, theory.kind, theory.steps)) for rate in (inner_lr, 0.0)]
-    return next((bound for bound in bounds if 0 < bound < math.inf), None)
+    with plain_kernels(second_order=True):
+        found = leading_curvature(
+            UpdateJacobian(objective, parameters),
+            rule.root_scales(moved),
+            rule.coupled_decay(moved),
+            rule.critical_rate,
+            tol=1e-3,
+        )
+    rate = rule.critical_rate(found.value) if found.value == found.value else math.inf
+    return rate if rate < math.inf else None
 
 
-def tangent_kernel_rate(module: Tunable, environments: Environments) -> float | None:
+def tangent_kernel_rate(module: Adapts, criterion: Criterion, environments: Environments) -> float | None:
     """``theory.network_adaptation_lr`` on the support sets; None where the kernel would be too large."""
-    shared, adapted = _split(module)
+    parameters = {name: value.detach() for name, value in module.network_parameters().items()}
+    names = module.inner_loop().adapted
+    adapted = {name: parameters[name] for name in (parameters if names is None else names)}
+    shared = {name: value for name, value in parameters.items() if name not in adapted}
     x, y = environments.support
     with torch.no_grad():
         rows = module.predict({**shared, **adapted}, x[0]).numel()
     if rows > MAX_ROWS:
         return None
     value = network_adaptation_lr(
-        lambda parameters, inputs: module.predict({**shared, **parameters}, inputs), module.criterion, adapted, x, y
+        lambda theta, inputs: module.predict({**shared, **theta}, inputs), criterion, adapted, x, y
     )
     return float(value)
-
-
-def _split(module: Tunable) -> tuple[Parameters, Parameters]:
-    """The parameters that the inner loop leaves alone, and those that it adapts, detached."""
-    parameters = {name: value.detach() for name, value in module.network_parameters().items()}
-    names = module.inner_loop().adapted
-    adapted = {name: parameters[name] for name in (parameters if names is None else names)}
-    return {name: value for name, value in parameters.items() if name not in adapted}, adapted

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_gp.checks import number
-from lightning_gp.contracts import Adapts, Varies
+from lightning_gp.contracts import Objective
 from lightning_gp.modules.schedulers import with_rate
 from lightning_gp.trainability.engine import CellTrainer
 from lightning_gp.trainability.stream import BatchStream
-from lightning_gp.types import Criterion
 
 RATIO = 10 ** (1 / 3)
 """Between neighbouring candidates."""
@@ -22,14 +21,8 @@ DIVERGENCE = 100.0
 """A training has diverged when its loss exceeds its first one so many times."""
 
 
-class Tunable(Adapts, Varies, Protocol):
-    """What the tuner takes: an objective with an inner loop of one rate, and an outer optimizer.
-
-    Attributes:
-        criterion: maps predictions (K, ...) and targets (K, ...) to a scalar mean.
-    """
-
-    criterion: Criterion
+class Tunable(Objective, Protocol):
+    """What the tuner takes: an objective with an outer optimizer, with or without an inner loop."""
 
     def configure_optimizers(self) -> Any:
         """As Lightning wants it."""
@@ -43,7 +36,8 @@ class Trial(NamedTuple):
 
     Attributes:
         rate: what was tried.
-        loss: mean training objective over the last quarter of the iterations; None if training diverged.
+        loss: mean training objective over the last quarter of the iterations and over seeds; None if training diverged
+            with any.
     """
 
     rate: float
@@ -53,39 +47,62 @@ class Trial(NamedTuple):
 class Trials:
     """Runs short trainings of a copy of a module with the module's own optimizer.
 
+    Seed s trains on batches of its own, those that follow the batches of seed s − 1.
+
     Args:
         module: what is trained; it is changed, so give a copy.
         stream: the batches.
         iterations: outer steps of each training.
-        seed: of whatever is random in training.
-        progress: called with a line of text after each training.
+        seeds: of whatever is random in training.
+        progress: called with a line of text after each rate.
+        varies: whether the module has an inner rate that is tried.
     """
 
     def __init__(
-        self, module: Tunable, stream: BatchStream, iterations: int, seed: int, progress: Callable[[str], None] | None
+        self,
+        module: Tunable,
+        stream: BatchStream,
+        iterations: int,
+        seeds: Sequence[int],
+        progress: Callable[[str], None] | None,
+        varies: bool = True,
     ) -> None:
-        self.module, self.iterations, self.progress = module, iterations, progress
-        self.trainer = CellTrainer(module, stream, self._build, DIVERGENCE, seed)
+        self.module, self.iterations, self.progress, self.varies = module, iterations, progress, varies
+        self.trainers = [
+            CellTrainer(module, stream.later(i * (iterations + 1)), self._build, DIVERGENCE, seed, varies)
+            for i, seed in enumerate(seeds)
+        ]
         self.count = 0
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """The weights at the end of the last training that did not diverge."""
+        return self.trainers[-1].trained
 
     def _build(self, parameters: list[nn.Parameter], outer_lr: float) -> torch.optim.Optimizer:
         return with_rate(only_optimizer(self.module), outer_lr)
 
     def __call__(self, inner_lr: float, outer_lr: float) -> float | None:
-        """The loss of ``Trial``; ``trainer.trained`` then holds the weights, unless training diverged."""
+        """The loss of ``Trial``; ``trained`` then holds the weights, unless training diverged."""
+        losses = [self._loss(trainer, inner_lr, outer_lr) for trainer in self.trainers]
+        found = [loss for loss in losses if loss is not None]
+        loss = statistics.fmean(found) if len(found) == len(losses) else None
+        self.count += 1
+        if self.progress is not None:
+            shown = "diverged" if loss is None else f"loss {loss:.4g}"
+            inner = f"inner rate {inner_lr:.3g}, " if self.varies else ""
+            self.progress(f"trial {self.count}: {inner}outer rate {outer_lr:.3g}: {shown}")
+        return loss
+
+    def _loss(self, trainer: CellTrainer, inner_lr: float, outer_lr: float) -> float | None:
         late: list[float] = []
 
         def look(iteration: int, loss: float) -> None:
             if 4 * iteration >= 3 * self.iterations:
                 late.append(loss)
 
-        outcome = self.trainer(inner_lr, outer_lr, self.iterations, look)
-        loss = None if outcome.diverged else statistics.fmean(late)
-        self.count += 1
-        if self.progress is not None:
-            shown = "diverged" if loss is None else f"loss {loss:.4g}"
-            self.progress(f"trial {self.count}: inner rate {inner_lr:.3g}, outer rate {outer_lr:.3g}: {shown}")
-        return loss
+        outcome = trainer(inner_lr, outer_lr, self.iterations, look)
+        return None if outcome.diverged else statistics.fmean(late)
 
 
 def search(evaluate: Callable[[float], float | None], rates: Iterable[float], extra: int = 4) -> tuple[Trial, ...]:
@@ -117,18 +134,20 @@ def search(evaluate: Callable[[float], float | None], rates: Iterable[float], ex
     return tuple(Trial(rate, losses[rate]) for rate in sorted(losses))
 
 
-def best_trial(trials: Iterable[Trial], tolerance: float = 0.0) -> Trial | None:
-    """The largest rate whose loss is within ``tolerance`` (relative) of the lowest; None if every trial diverged.
+def best_trial(trials: Iterable[Trial], tolerance: float = 0.0, largest: bool = True) -> Trial | None:
+    """The largest, or smallest, rate whose loss is within ``tolerance`` (relative) of the lowest; None if all diverged.
 
     Example:
-        >>> best_trial([Trial(1.0, 2.0), Trial(2.0, 2.01), Trial(4.0, None)], 0.02)
-        Trial(rate=2.0, loss=2.01)
+        >>> trials = [Trial(1.0, 2.0), Trial(2.0, 1.99), Trial(4.0, None)]
+        >>> best_trial(trials, 0.02), best_trial(trials, 0.02, largest=False)
+        (Trial(rate=2.0, loss=1.99), Trial(rate=1.0, loss=2.0))
     """
     usable = [(trial, trial.loss) for trial in trials if trial.loss is not None]
     if not usable:
         return None
     lowest = min(loss for _, loss in usable)
-    return max((each for each, loss in usable if loss <= lowest + tolerance * abs(lowest)), key=lambda each: each.rate)
+    good = [each for each, loss in usable if loss <= lowest + tolerance * abs(lowest)]
+    return (max if largest else min)(good, key=lambda each: each.rate)
 
 
 def only_optimizer(module: Tunable) -> torch.optim.Optimizer:

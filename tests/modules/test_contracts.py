@@ -16,7 +16,7 @@ from lightning_gp.datamodules import ExampleEnvironments
 from lightning_gp.modules import NamedEnvironmentModule
 from lightning_gp.modules.checks import handled_by
 from lightning_gp.networks import SinusoidMLP
-from lightning_gp.trainability.objective import value_and_gradients
+from lightning_gp.trainability.objective import rate_of, value_and_gradients
 from tests.cases import COMPILES, flat, regression
 from tests.module_cases import MODULES, build
 
@@ -190,7 +190,7 @@ def test_an_overridden_inner_loop_changes_every_form(form):
 def test_compiled_maps_take_the_overridden_inner_loop_too():
     problem = regression(smooth=True)
     module = Slower(problem.fresh(), criterion=problem.criterion)
-    loss, _ = value_and_gradients(module)([problem.environments])
+    loss, _ = value_and_gradients(module, rate_of(module))([problem.environments])
     torch.testing.assert_close(loss, module.training_loss(problem.environments).detach())
 
 

@@ -9,7 +9,7 @@ from lightning_gp.environments import Environments
 from lightning_gp.modules import LIL, MAML, GradientPenalty, IRMv1
 from lightning_gp.networks import SinusoidMLP
 from lightning_gp.trainability import BatchStream, CellTrainer, recording
-from lightning_gp.trainability.objective import value_and_gradients
+from lightning_gp.trainability.objective import rate_of, value_and_gradients
 from lightning_gp.trainability.recording import recorded
 
 RECORD_AT = 3
@@ -57,7 +57,7 @@ def is_recorded(evaluate):
 def test_bitwise_the_same_at_all_rates_and_weights(build, draw):
     torch.manual_seed(0)
     module = build().train()
-    evaluate = value_and_gradients(module)
+    evaluate = value_and_gradients(module, rate_of(module))
     for rate in (0.0, 0.03, 0.2):
         module.rate().set(rate)
         for call in range(RECORD_AT + 4):
@@ -74,7 +74,7 @@ def test_bitwise_the_same_at_all_rates_and_weights(build, draw):
 
 def test_each_layout_has_its_recording():
     module = MAML(SinusoidMLP(hidden=(4,)), criterion=F.mse_loss)
-    evaluate = value_and_gradients(module)
+    evaluate = value_and_gradients(module, rate_of(module))
     (first,), (other,) = regression(3), regression(3, seed=1, points=7)
     shared = Environments(first.support, first.support)
     sliced = Environments((other.support[0][:, :5], other.support[1][:, :5]), first.query)
@@ -107,7 +107,8 @@ def takes_values_out(prediction, target):
 )
 def test_what_cannot_be_recorded_is_evaluated(build, draw):
     torch.manual_seed(0)
-    evaluate = value_and_gradients(build().train())
+    module = build().train()
+    evaluate = value_and_gradients(module, rate_of(module))
     for call in range(RECORD_AT + 5):
         batch = regression(draw, seed=call)
         torch.manual_seed(call)
