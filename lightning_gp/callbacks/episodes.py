@@ -89,7 +89,7 @@ class EpisodeProbe(Probe):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Also finds the loss in evaluation."""
         super().setup(trainer, pl_module, stage)
-        self._step = self.evaluation_loss = None
+        self._step = self.evaluation_loss = self._taken = None
         owner = type(self).__name__
         if self.episodes is not None and (stage in ("validate", "test") or (stage == "fit" and self.during_fit)):
             self.refuse_sharded(trainer)

@@ -32,8 +32,8 @@ class GradientNorm(EpisodeProbe):
 
     {keys}
 
-    With ``episodes=N`` also of N episodes in ``trainer.validate`` and ``trainer.test`` (T21, Fig. 4 over 992 and 100
-    episodes), of whatever module: see ``EpisodeProbe``.
+    With ``episodes=N`` also of N episodes in ``trainer.validate`` and ``trainer.test`` (S. Takagi et al., 2021, Fig. 4,
+    with 992 and 100 of them), of whatever module: see ``EpisodeProbe``.
 
     Cost: one forward and backward pass of the probe batch per epoch; at the training step one pass over the gradients
     per step; in evaluation one forward and backward pass per episode.
