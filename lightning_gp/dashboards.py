@@ -43,6 +43,7 @@ SECTIONS: dict[str, tuple[Curves | Pictures, ...]] = {
     "gradients": (
         Curves("Gradient norm", r"^.*gradients/norm(_\d+)?(/.*)?$", log_y=True),
         Curves("Cosine similarity", r"^.*gradients/cosine(_min)?$"),
+        Curves("Inner product of query and support gradients", r"^.*gradients/inner_product$"),
         Pictures("Norms and cosines", ("gradients/norm_histogram", "gradients/cosine_matrix")),
     ),
     "linearity": (

@@ -60,6 +60,8 @@ def panels_of(key):
         ("gradients/norm_histogram", "gradients"),
         ("gradients/cosine", "gradients"),
         ("gradients/cosine_min", "gradients"),
+        ("gradients/inner_product", "gradients"),
+        ("val/gradients/norm", "gradients"),
         ("gradients/cosine_matrix", "gradients"),
         ("train/phase_loss", "training"),
         ("linearity/phase_consistency", "linearity"),

@@ -174,16 +174,20 @@ class Probe(Callback):
         """Refuses what cannot work, before training starts."""
         if stage != "fit":
             return
+        self.refuse_sharded(trainer)
+        self.begin()
+        self.loss = find_loss(pl_module, self.loss_fn, type(self).__name__) if self.needs_loss(pl_module) else None
+        if self.loss is not None:
+            self.batch = self._shared_batch(trainer, self.loss)
+
+    def refuse_sharded(self, trainer: Trainer) -> None:
+        """Refuses strategies under which no process has whole parameters."""
         strategy = type(trainer.strategy).__name__
         if any(name in strategy for name in SHARDED):
             raise ValueError(
                 f"{type(self).__name__} needs whole parameters, but {strategy} shards them. Use strategy='ddp' or a "
                 "single device, or remove this callback."
             )
-        self.begin()
-        self.loss = find_loss(pl_module, self.loss_fn, type(self).__name__) if self.needs_loss(pl_module) else None
-        if self.loss is not None:
-            self.batch = self._shared_batch(trainer, self.loss)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Steps are counted from where a resumed run begins."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,21 +11,28 @@ from torch import Tensor
 
 from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
-from lightning_gp.callbacks.base import Probe
+from lightning_gp.callbacks.episodes import EpisodeProbe
 from lightning_gp.callbacks.losses import AnyLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.contracts import Key
 from lightning_gp.environments import Environments
-from lightning_gp.functional.gradients import cosine_similarity, pairwise_cosines
+from lightning_gp.functional.gradients import cosine_similarity, inner_product, pairwise_cosines
 from lightning_gp.plots import cosine_matrix, require_matplotlib
 
+ONE_GRADIENT = (
+    "CosineSimilarity(episodes=...) compares the gradients of the query and the support set of each episode in "
+    "evaluation, but here an episode has a single set. Leave episodes=None, or give the module environment_losses and "
+    "batches of Environments(support=(x, y), query=(x, y))."
+)
 
-class CosineSimilarity(Probe):
+
+class CosineSimilarity(EpisodeProbe):
     """The cosine between gradients at the unadapted parameters.
 
     - Environments with a query set: cos(∇L_τ^te(θ), ∇L_τ^tr(θ)), query against support, averaged over environments
-      (S. Takagi et al., 2021, Fig. 2).
+      (S. Takagi et al., 2021 [T21], Fig. 2), and their inner product ∇L_τ^te(θ)ᵀ∇L_τ^tr(θ), by which MAML of a small
+      rate α lowers its loss, to first order: L̃ ≈ mean_τ (L_τ^te − α ∇L_τ^teᵀ∇L_τ^tr) [T21, Eq. 7].
     - Environments without one, or a ``loss_fn`` of one loss per environment: between every two environments.
     - Any other module: the training probe batch against the first validation batches.
 
@@ -32,19 +40,24 @@ class CosineSimilarity(Probe):
 
     A cosine with a gradient of length 0 is NaN.
 
-    Cost: a forward and backward pass of the probe batch for each of the two gradients; between environments one pass,
-    and memory for all their gradients.
+    With ``episodes=N`` also of N episodes in ``trainer.validate`` and ``trainer.test``, for environments with a query
+    set: see ``EpisodeProbe``.
+
+    Cost: a forward and backward pass of the probe batch for each of the two gradients, in evaluation of each episode;
+    between environments one pass, and memory for all their gradients.
 
     Args:
         matrix: draw the matrix of cosines once per epoch, where there is one (needs matplotlib).
-        **kwargs: see ``Probe``.
+        **kwargs: see ``EpisodeProbe`` and ``Probe``.
 
     Raises:
-        ValueError: at the first measurement, if there is a single environment and no query set.
+        ValueError: at the first measurement, if there is a single environment and no query set. With ``episodes``: in
+            ``setup``, if the module has no environments; at the first episode, if that has no query set.
     """
 
     keys = (
         Key("gradients/cosine", "[−1, 1]", "the mean of these cosines"),
+        Key("gradients/inner_product", "(−∞, ∞)", "the mean inner product; only with query sets"),
         Key("gradients/cosine_min", "[−1, 1]", "the smallest between two environments; only without query sets"),
         Key("gradients/cosine_matrix", "", "picture of all of them, with ``matrix=True``; only without query sets"),
     )
@@ -64,14 +77,22 @@ class CosineSimilarity(Probe):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Also prepares for a validation batch."""
         super().setup(trainer, pl_module, stage)
+        if self.evaluation_loss is not None and not self.evaluation_loss.by_environment:
+            raise ValueError(ONE_GRADIENT)
         if stage == "fit":
             self.validation = ProbeBatch(self.probe_size, False, trainer.global_rank, trainer.world_size)
 
     def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int | None = None,
     ) -> None:
         """Copies the first validation batches, for modules without environments."""
-        if self.loss is not None and not self.loss.by_environment and dataloader_idx == 0:
+        super().on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+        if self.loss is not None and not self.loss.by_environment and not dataloader_idx:
             self.validation.offer(batch, (0, batch_idx))
 
     def check(self, loss: AnyLoss, piece: Piece) -> None:
@@ -84,12 +105,24 @@ class CosineSimilarity(Probe):
         """Cosines on the probe batch."""
         if measurement.loss.by_environment and measurement.pieces[0].query is not None:
             pairs = zip(measurement.gradients("query"), measurement.gradients("support"), strict=True)
-            cosines = torch.cat([cosine_similarity(query, support) for query, support in pairs])
-            return Report({"gradients/cosine": measurement.mean_over_environments(cosines)})
+            found = [(cosine_similarity(*pair), inner_product(*pair)) for pair in pairs]
+            cosines, products = (torch.cat(each) for each in zip(*found, strict=True))
+            return Report(
+                {
+                    "gradients/cosine": measurement.mean_over_environments(cosines),
+                    "gradients/inner_product": measurement.mean_over_environments(products),
+                }
+            )
         gradients = list(measurement.gradients())
         if measurement.loss.scalar:
             return self._against_validation(gradients[0], measurement)
         return self._between_environments(gradients, measurement)
+
+    def measure_episode(self, measurement: Measurement) -> Mapping[str, float]:
+        """Query against support."""
+        if measurement.pieces[0].query is None:
+            raise ValueError(ONE_GRADIENT)
+        return super().measure_episode(measurement)
 
     def _between_environments(self, gradients: list[dict[str, Tensor]], measurement: Measurement) -> Report:
         rows = [torch.cat([value.flatten(1) for value in stack.values()], dim=1) for stack in gradients]

@@ -11,16 +11,17 @@ from torch.optim import Optimizer
 
 from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
-from lightning_gp.callbacks.base import Probe
+from lightning_gp.callbacks.episodes import EpisodeProbe
 from lightning_gp.callbacks.groups import Grouping, check_groups, grouped
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.contracts import Key, MeasuresEnvironments
 from lightning_gp.functional.gradients import dense, gradient_norm
 from lightning_gp.plots import histogram as draw_histogram
 from lightning_gp.plots import require_matplotlib
+from lightning_gp.types import Split
 
 
-class GradientNorm(Probe):
+class GradientNorm(EpisodeProbe):
     """The norm of the gradient: of each environment, then averaged; for any other module that of the training step.
 
     - Modules with ``environment_losses`` (or a ``loss_fn`` of one loss per environment): mean_τ ‖∇L_τ(θ)‖ on the query
@@ -31,18 +32,23 @@ class GradientNorm(Probe):
 
     {keys}
 
+    With ``episodes=N`` also of N episodes in ``trainer.validate`` and ``trainer.test`` (S. Takagi et al., 2021, Fig. 4,
+    with 992 and 100 of them), of whatever module: see ``EpisodeProbe``.
+
     Cost: one forward and backward pass of the probe batch per epoch; at the training step one pass over the gradients
-    per step.
+    per step; in evaluation one forward and backward pass per episode.
 
     Args:
         at: ``"probe"``, ``"step"`` (any module, also with manual optimization), or ``"auto"`` as above.
         groups: number of leading parts of a parameter's name that make its group (1: the outermost submodules), or a
             function from names to groups; None for no groups.
-        histogram: draw the norms' histogram once per epoch.
-        **kwargs: see ``Probe``.
+        histogram: draw the norms' histogram once per epoch of training.
+        split: ``"query"`` or ``"support"``, the sets whose loss is differentiated; the query set is the test data of
+            S. Takagi et al., 2019, Fig. 1, the support set its training data.
+        **kwargs: see ``EpisodeProbe`` and ``Probe``.
 
     Raises:
-        ValueError: if ``at`` or ``groups`` is not one of these.
+        ValueError: if ``at``, ``groups`` or ``split`` is not one of these, or does not go with the others.
     """
 
     keys = (
@@ -57,14 +63,21 @@ class GradientNorm(Probe):
         at: Literal["auto", "probe", "step"] = "auto",
         groups: Grouping | None = None,
         histogram: bool = False,
+        split: Split = "query",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         checks.choice(("auto", "probe", "step"), at=at)
         check_groups(groups)
+        checks.choice(("query", "support"), split=split)
+        if at == "step" and (split != "query" or self.episodes is not None):
+            raise ValueError(
+                "at='step' takes the gradients that training leaves in .grad: it knows no split, and no episodes in "
+                "evaluation. Leave at='auto', or leave split and episodes out."
+            )
         if histogram:
             require_matplotlib()
-        self.at, self.groups, self.histogram = at, groups, histogram
+        self.at, self.groups, self.histogram, self.split = at, groups, histogram, split
 
     def begin(self) -> None:
         """Also forgets norms of steps."""
@@ -80,7 +93,7 @@ class GradientNorm(Probe):
     def measure(self, measurement: Measurement) -> Report:
         """Norms on the probe batch."""
         found: dict[str, list[Tensor]] = {}
-        for gradients in measurement.gradients():
+        for gradients in measurement.gradients(self.split):
             for key, norm in self._norms(gradients).items():
                 found.setdefault(key, []).append(norm)
         return self._report({key: torch.cat(norms) for key, norms in found.items()}, measurement)

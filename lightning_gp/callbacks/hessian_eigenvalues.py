@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
-from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.curvatures import check_coupled, couples, environment_statistics, optimizer_of
+from lightning_gp.callbacks.episodes import EpisodeProbe
 from lightning_gp.callbacks.groups import Grouping, check_groups, grouped
 from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class HessianEigenvalues(Probe):
+class HessianEigenvalues(EpisodeProbe):
     """The k largest (algebraic) eigenvalues of ∇²L(θ), by Lanczos on Hessian-vector products.
 
-    L is the mean loss over the environments of the probe batch at the unadapted parameters (query sets), or with
+    L is the mean loss over the environments of the probe batch at the unadapted parameters (of ``split``), or with
     ``objective="training"`` what training minimises on it: adapted, with penalties. For modules without environments
     both are the module's loss. With ``preconditioned=True`` they are those of P^{-1/2}(∇²L + W)P^{-1/2}, with the
     preconditioner P and the coupled weight decay W of the Trainer's optimizer (``theory.optimizers``): what must stay
@@ -60,6 +60,9 @@ class HessianEigenvalues(Probe):
     both. ``trace`` adds 30 products, ``density`` 120 and a basis of 30 vectors; ``per_environment`` and ``groups`` a
     search for one eigenvalue in each environment and group.
 
+    With ``episodes=N`` also of the loss of each of N episodes in ``trainer.validate`` and ``trainer.test``, by a search
+    of its own: see ``EpisodeProbe``. The mean of ``curvature/converged`` is then the share of converged searches.
+
     Args:
         k: number of eigenvalues; the learning-rate theory needs the two largest.
         objective: ``"loss"`` or ``"training"``, see above.
@@ -67,14 +70,14 @@ class HessianEigenvalues(Probe):
         preconditioned: see above; with one optimizer, of a kind that ``theory.optimizers`` knows.
         per_environment: also the largest eigenvalue of each environment's own loss, in as many searches; the bounds of
             several environments are made of them (S. Takagi et al., 2019, Eq. 23-26).
-        split: whose loss that is, ``"query"`` or ``"support"``.
+        split: ``"query"`` or ``"support"``, the sets whose losses L and those of ``per_environment`` are.
         groups: also the largest eigenvalue of each diagonal block of ∇²L: number of leading parts of a parameter's name
             that make its group (1: the outermost submodules), or a function from names to groups.
         trace: also estimate the trace.
-        density: draw the spectral density once per epoch (needs matplotlib).
+        density: draw the spectral density once per epoch of training (needs matplotlib).
         warm_start: start from the last eigenvectors, see above.
         max_products: products allowed per search; None for the default of ``functional.hessian_eigenvalues``.
-        **kwargs: see ``Probe``.
+        **kwargs: see ``EpisodeProbe`` and ``Probe``.
 
     Raises:
         ValueError: if an argument is out of range; in ``setup``, if k exceeds the number of trainable parameters, or
@@ -129,6 +132,13 @@ class HessianEigenvalues(Probe):
             raise ValueError(f"tol={tol!r} is a relative error; take 0 < tol < 1, e.g. 1e-3.")
         if max_products is not None and max_products < k:
             raise ValueError(f"max_products={max_products!r} must be at least k={k}, or None.")
+        if objective == "training" and split != "query" and not per_environment:
+            raise ValueError("objective='training' has both sets in it; leave split='query', or take objective='loss'.")
+        if preconditioned and self.episodes is not None:
+            raise ValueError(
+                "preconditioned=True needs the optimizer, which trainer.validate and trainer.test do not have. Give "
+                "episodes=... to a HessianEigenvalues without it, with a prefix of its own."
+            )
         if density:
             require_matplotlib()
         self.k, self.objective, self.tol, self.max_products = k, objective, tol, max_products
@@ -149,6 +159,8 @@ class HessianEigenvalues(Probe):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Also compares k with the number of parameters."""
         super().setup(trainer, pl_module, stage)
+        if self.evaluation_loss is not None:
+            self._check_evaluation(self.evaluation_loss)
         if stage != "fit" or self.loss is None:
             return
         if self.per_environment and not isinstance(self.loss, EnvironmentLoss):
@@ -159,6 +171,14 @@ class HessianEigenvalues(Probe):
         if not any(isinstance(each, torch.nn.UninitializedParameter) for each in self.loss.parameters().values()):
             self._check_k(self.loss)
 
+    def _check_evaluation(self, loss: AnyLoss) -> None:
+        if self.objective == "training" and couples(loss):
+            raise ValueError(
+                f"objective='training': the objective of {type(loss.module).__name__} couples the environments of a "
+                "batch, so it has no value for a single episode. Use objective='loss', or leave episodes=None."
+            )
+        self._check_k(loss)
+
     def whole_batches(self, loss: AnyLoss) -> bool:
         """A coupled training objective is that of a whole batch."""
         return self.objective == "training" and couples(loss)
@@ -166,7 +186,7 @@ class HessianEigenvalues(Probe):
     def check(self, loss: AnyLoss, piece: Piece) -> None:
         """One product, and k again, for parameters that are made by the first forward pass."""
         self._check_k(loss)
-        function = loss.objectives if self.objective == "training" else loss.losses
+        function = loss.objectives if self.objective == "training" else partial(loss.losses, split=self.split)
         product = UpdateJacobian(lambda theta: function(theta, piece).mean(), loss.parameters())
         if not product.symmetric:
             raise ValueError(
@@ -192,7 +212,7 @@ class HessianEigenvalues(Probe):
         """The eigenvalues of the mean over all environments."""
         parameters = measurement.loss.parameters()
         size = sum(parameter.numel() for parameter in parameters.values())
-        loss = partial(measurement.mean_loss, training=self.objective == "training")
+        loss = partial(measurement.mean_loss, training=self.objective == "training", split=self.split)
         with plain_kernels(second_order=True):
             pairs = self._search(loss, measurement, size)
         self.eigenvalues = pairs.values
@@ -214,6 +234,11 @@ class HessianEigenvalues(Probe):
                 product = hessian_vector_product(loss, parameters, reduce=measurement.ranks.sum)
             self._spectrum(product, report)
         return report
+
+    def measure_episode(self, measurement: Measurement) -> Mapping[str, float]:
+        """Without what is only drawn, and statistics over environments, of which there is one."""
+        self.density = self.per_environment = False
+        return super().measure_episode(measurement)
 
     def _search(self, loss: Callable[[Parameters], Tensor], measurement: Measurement, size: int) -> Eigenpairs:
         start = self._start if self._start is not None and self._start.numel() == size else None

@@ -84,7 +84,7 @@ def isolated(
         shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
         raise ValueError(
             f"{verify} runs the code of {type(module).__name__} once more, and that changes {shown}, which cannot be "
-            "put back: training would not be what it is without this callback. Advance files, generators and data "
+            "put back: the run would not be what it is without this callback. Advance files, generators and data "
             "loaders outside of that code, or give the callback a loss_fn=... that leaves them alone."
         )
 

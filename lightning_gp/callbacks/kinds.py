@@ -180,9 +180,12 @@ def _reduced(iterator: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            return iterator.__reduce__()[1:]
+            _, *parts = iterator.__reduce__()
         except Exception:
             return None
+    # Some make a new inner iterator each time that they are asked: itertools.cycle from its second round on.
+    inner = [_reduced(each) if isinstance(each, ITERATORS) else each for each in parts[0]]
+    return (tuple(inner), *parts[1:])
 
 
 def _written(thing: object) -> Any:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+STEPS = ("training_step", "validation_step", "test_step")
+"""Of any module; the loss of each is one number."""
 THREE_WAYS = (
     "A probe finds a loss in one of three ways: (1) loss_fn=..., given to the callback, a function of (module, batch) "
     "that returns a scalar or one loss per environment; (2) a method environment_losses(parameters, environments, "
-    "split) of the module; (3) the module's own training_step, if it uses automatic optimization."
+    "split) of the module; (3) the module's own training_step, if it uses automatic optimization; in evaluation the "
+    "loss that its validation_step or test_step returns."
 )
 
 
@@ -38,10 +41,10 @@ def checked(losses: object, name: str, environments: int | None = None) -> Tenso
     """``losses`` in at least float32, if they are what was asked for: one for each of so many environments."""
     if not isinstance(losses, Tensor):
         raise ValueError(f"{name} returned {type(losses).__name__}; a probe needs a scalar loss tensor. {THREE_WAYS}")
-    if name == "training_step" and losses.numel() == 1:
+    if name in STEPS and losses.numel() == 1:
         losses = losses.reshape(())
-    if losses.ndim > (0 if name == "training_step" else 1) or losses.numel() == 0:
-        allowed = "a scalar" if name == "training_step" else "a scalar, or one loss per environment (E,)"
+    if losses.ndim > (0 if name in STEPS else 1) or losses.numel() == 0:
+        allowed = "a scalar" if name in STEPS else "a scalar, or one loss per environment (E,)"
         raise ValueError(
             f"{name} returned a tensor of shape {tuple(losses.shape)}; allowed is {allowed}: take its mean. "
             f"{THREE_WAYS}"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_gp._lightning import LightningModule, takes
 from lightning_gp.callbacks.batches import copied, example_count
-from lightning_gp.callbacks.loss_checks import THREE_WAYS, checked, refuse_reentrant
+from lightning_gp.callbacks.loss_checks import STEPS, THREE_WAYS, checked, refuse_reentrant
 from lightning_gp.contracts import MeasuresEnvironments, Objective
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, chunks_of, count_of
 from lightning_gp.functional.gradients import gradients_of_losses
@@ -187,7 +187,7 @@ class FunctionLoss(ModuleLoss[Indexed]):
     def __init__(self, module: LightningModule, function: Callable[[Any, Any, int], Any], name: str) -> None:
         super().__init__(module)
         self.function, self.name = function, name
-        self.scalar = name == "training_step"
+        self.scalar = name in STEPS
 
     def parameters(self) -> Parameters:
         """θ, with trainable tensors that only an optimizer knows."""
@@ -263,7 +263,15 @@ def find_loss(module: LightningModule, loss_fn: LossFunction | None, owner: str)
 def _training_step(module: LightningModule, batch: object, index: int) -> Any:
     """What Lightning calls, as Lightning calls it."""
     with_index = takes(module.training_step, "batch_idx", min_args=2)
-    output = module.training_step(batch, index) if with_index else module.training_step(batch)
+    return loss_of(module.training_step(batch, index) if with_index else module.training_step(batch))
+
+
+def loss_of(output: Any) -> Any:
+    """The loss in what a step returns: the tensor itself, or the one under ``"loss"``.
+
+    Raises:
+        Skipped: if it is None.
+    """
     if output is None:
         raise Skipped
     return output["loss"] if isinstance(output, Mapping) and "loss" in output else output

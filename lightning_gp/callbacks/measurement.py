@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,7 +56,11 @@ class Measurement:
     def of(cls, loss: AnyLoss, batch: ProbeBatch, ranks: Ranks, again: Callable[[], None]) -> Measurement:
         """Cuts a probe batch into pieces and counts them over all processes."""
         kept = zip(batch.batches, batch.indices, strict=True)
-        pieces = [piece for each, index in kept for piece in loss.pieces(each, index)]
+        return cls.of_pieces(loss, [piece for each, index in kept for piece in loss.pieces(each, index)], ranks, again)
+
+    @classmethod
+    def of_pieces(cls, loss: AnyLoss, pieces: list[Any], ranks: Ranks, again: Callable[[], None]) -> Measurement:
+        """Counts pieces over all processes."""
         counts = [loss.count(piece) for piece in pieces]
         shares = [1.0] * len(pieces)
         if loss.shares_examples and ranks.world > 1:
@@ -68,9 +73,9 @@ class Measurement:
         """Whether every process has the same environments, and of each a part of the examples only."""
         return any(share != 1 for share in self.shares)
 
-    def mean_loss(self, parameters: dict[str, Tensor], training: bool = False) -> Tensor:
+    def mean_loss(self, parameters: dict[str, Tensor], training: bool = False, split: Split = "query") -> Tensor:
         """This process's share of the mean loss: the sum over processes is the mean over all environments."""
-        function = self.loss.objectives if training else self.loss.losses
+        function = self.loss.objectives if training else partial(self.loss.losses, split=split)
         parts, kept = [], 0
         for piece, weight, count in zip(self.pieces, self._weights(training), self.counts, strict=True):
             with suppress(Skipped):

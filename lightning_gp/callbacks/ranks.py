@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,12 @@ class Ranks:
         self.strategy, self.world, self.device = trainer.strategy, trainer.world_size, device
         self.rank = trainer.global_rank
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
+
+    def alone(self) -> Ranks:
+        """This process by itself: its sums are its own numbers."""
+        one = copy.copy(self)
+        one.world, one.rank = 1, 0
+        return one
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over processes of a tensor that the caller gives away."""

@@ -7,6 +7,7 @@ from lightning_gp.functional.gradients import cosine_similarity as cosine_simila
 from lightning_gp.functional.gradients import environment_gradients as environment_gradients
 from lightning_gp.functional.gradients import gradient_norm as gradient_norm
 from lightning_gp.functional.gradients import gradients_of_losses as gradients_of_losses
+from lightning_gp.functional.gradients import inner_product as inner_product
 from lightning_gp.functional.gradients import pairwise_cosines as pairwise_cosines
 from lightning_gp.functional.linearised import linearised_adapt as linearised_adapt
 from lightning_gp.functional.linearity import amplitude_consistency as amplitude_consistency

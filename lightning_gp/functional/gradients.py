@@ -128,18 +128,33 @@ def cosine_similarity(a: Parameters, b: Parameters) -> Tensor:
         >>> cosine_similarity(a, {"w": torch.tensor([[2.0, 0.0], [0.0, 3.0]])})
         tensor([1., 0.])
     """
-    if a.keys() != b.keys():
-        raise ValueError(
-            f"a and b are gradients of different parameters: {sorted(a)} and {sorted(b)}; compare gradients of one "
-            "network."
-        )
-    counts = {stack[name].shape[0] for stack in (a, b) for name in stack} - {1}
-    if len(counts) > 1:
-        raise ValueError(f"a and b hold {sorted(counts)} environments; both must have the same number, or one have 1.")
+    _check_pair(a, b)
     units_a, _ = _unit(a)
     units_b, _ = _unit(b)
     products = [(units_a[name] * units_b[name]).sum(1) for name in units_a]
     return torch.stack(products).sum(0).clamp(-1, 1)
+
+
+def inner_product(a: Parameters, b: Parameters) -> Tensor:
+    """Re⟨a_τ, b_τ⟩ = Σ a·b over all parameters of each environment [T21, Eq. 7].
+
+    Args:
+        a: a stack, tensors (E, *shape).
+        b: a stack with the same names and shapes; E may be 1, to compare with one common direction.
+
+    Returns:
+        (E,), accumulated in float32 or better.
+
+    Raises:
+        ValueError: if the names or the numbers of environments differ, or there is no parameter.
+
+    Example:
+        >>> a = {"w": torch.tensor([[1.0, 2.0], [0.0, 1.0]])}
+        >>> inner_product(a, {"w": torch.tensor([[3.0, 1.0], [5.0, -1.0]])})
+        tensor([ 5., -1.])
+    """
+    _check_pair(a, b)
+    return torch.stack([(_matrix(a[name]) * _matrix(b[name])).sum(1) for name in a]).sum(0)
 
 
 def pairwise_cosines(gradients: Parameters) -> Tensor:
@@ -186,6 +201,24 @@ def _check_losses(losses: object, count: int | None) -> None:
         )
 
 
+def _check_pair(a: Parameters, b: Parameters) -> None:
+    if a.keys() != b.keys():
+        raise ValueError(
+            f"a and b are gradients of different parameters: {sorted(a)} and {sorted(b)}; compare gradients of one "
+            "network."
+        )
+    if not a:
+        raise ValueError("There are no gradients: the dict of parameters is empty.")
+    counts = {stack[name].shape[0] for stack in (a, b) for name in stack} - {1}
+    if len(counts) > 1:
+        raise ValueError(f"a and b hold {sorted(counts)} environments; both must have the same number, or one have 1.")
+
+
+def _matrix(stack: Tensor) -> Tensor:
+    """A stack as a real matrix (E, numel), in float32 or better."""
+    return _real(stack).to(torch.promote_types(stack.real.dtype, torch.float32))
+
+
 def _real(stack: Tensor) -> Tensor:
     """A stack as a matrix (E, numel); a complex number is the two real ones of which Re⟨a, b⟩ is the inner product."""
     stack = torch.view_as_real(stack.resolve_conj()) if stack.is_complex() else stack
@@ -196,9 +229,7 @@ def _unit(gradients: Parameters) -> tuple[Parameters, Tensor]:
     """The directions, flattened to (E, numel), and the norms (E,) of a stack; a zero gradient's direction is NaN."""
     if not gradients:
         raise ValueError("There are no gradients: the dict of parameters is empty.")
-    flat = {
-        name: _real(value).to(torch.promote_types(value.real.dtype, torch.float32)) for name, value in gradients.items()
-    }
+    flat = {name: _matrix(value) for name, value in gradients.items()}
     # Squares of gradients below 1e-19 vanish in float32; dividing by the largest entry first keeps them.
     largest = torch.stack([value.abs().amax(1) for value in flat.values() if value.shape[1]]).amax(0)
     scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0).unsqueeze(1)

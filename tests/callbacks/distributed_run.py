@@ -19,6 +19,7 @@ from lightning_gp.callbacks import (
 from lightning_gp.datamodules import SinusoidDataModule
 from lightning_gp.environments import Environments
 from lightning_gp.networks import SinusoidMLP
+from tests import module_cases
 from tests.callbacks.callback_cases import Classifier, build, sinusoid_maml
 
 
@@ -88,8 +89,38 @@ def main(processes, folder):
         trainer.save_checkpoint(f"{folder}/{name}.ckpt")
         assert trainer.callback_metrics.keys() >= logged[name].keys()
         rank = trainer.global_rank
+    # Five episodes, so that one of two processes has more of them; and environments of which each has a share.
+    numbers = torch.randn(5, 4, 1, 3, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    episodes = [Environments((a, b), (c, d)) for a, b, c, d in numbers]
+    uneven = DataLoader(episodes[rank::processes], batch_size=None)
+    probes = [GradientNorm, CosineSimilarity, HessianEigenvalues]
+    logged["test"] = tested(processes, sinusoid_maml(), uneven, probes)
+    shares = module_cases.shared(test=module_cases.shared().environments("train"))
+    probes = [GradientNorm, HessianEigenvalues]
+    logged["test of shares"] = tested(processes, module_cases.build("IRMv1, shares"), shares, probes)
     with open(f"{folder}/rank{rank}.json", "w") as file:
         json.dump(logged, file)
+
+
+def tested(processes, module, data, classes):
+    """What probes log in ``trainer.test``."""
+    callbacks = [cls(episodes=100, **({"tol": 1e-8} if cls is HessianEigenvalues else {})) for cls in classes]
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp" if processes > 1 else "auto",
+        precision="64-true",
+        callbacks=list(callbacks),
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.test(module.double(), data, verbose=False)
+    values = {key: value for callback in callbacks for key, value in callback.evaluated.items()}
+    assert trainer.callback_metrics.keys() >= values.keys()
+    # How far and how fast a search comes depends on rounding.
+    return {key: value for key, value in values.items() if "residual" not in key and "products" not in key}
 
 
 if __name__ == "__main__":

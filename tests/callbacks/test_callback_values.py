@@ -50,14 +50,15 @@ def dense_hessian(loss, parameters):
 def test_cosine_of_query_and_support(tmp_path):
     callback = CosineSimilarity()
     module, _ = maml_run(tmp_path, callback)
-    cosines = [
-        F.cosine_similarity(gradient(module.network, *query), gradient(module.network, *support), dim=0)
-        for query, support in zip(
-            each_environment(callback, "query"), each_environment(callback, "support"), strict=True
-        )
-    ]
-    assert len(cosines) == 8
-    assert callback.values == {"gradients/cosine": pytest.approx(torch.stack(cosines).mean().item(), rel=1e-9)}
+    query, support = (
+        torch.stack([gradient(module.network, *each) for each in each_environment(callback, split)])
+        for split in ("query", "support")
+    )
+    assert len(query) == 8
+    assert callback.values == {
+        "gradients/cosine": pytest.approx(F.cosine_similarity(query, support).mean().item(), rel=1e-9),
+        "gradients/inner_product": pytest.approx((query * support).sum(1).mean().item(), rel=1e-9),
+    }
 
 
 def no_query(environments=4, dtype=torch.float64):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gp import ERM
 from lightning_gp.callbacks import (
@@ -19,6 +20,7 @@ from tests.callbacks.callback_cases import (
     Manual,
     assert_same_training,
     build,
+    examples,
     fit,
     loaders,
     manual_loss,
@@ -181,3 +183,15 @@ def test_training_is_bitwise_the_same(tmp_path, module):
 def test_more_eigenvalues_than_lazy_parameters(tmp_path):
     with pytest.raises(ValueError, match=r"k=100.*Lazy has only 99 trainable parameters; choose k <= 99"):
         fit(tmp_path, build(Lazy), loaders(), [HessianEigenvalues(k=100)])
+
+
+def test_iterators_of_worker_processes_are_no_change(tmp_path):
+    # DataLoader goes round its workers with itertools.cycle, which describes itself anew each time it is asked.
+    without, attached = build(Classifier), build(Classifier)
+    workers = {"batch_size": 8, "num_workers": 2, "persistent_workers": True}
+    data = DataLoader(TensorDataset(*examples()), **workers), DataLoader(TensorDataset(*examples(16, 1)), **workers)
+    fit(tmp_path, without, data)
+    callback = GradientNorm(at="probe")
+    fit(tmp_path, attached, data, [callback])
+    assert callback.values["gradients/norm"] > 0
+    assert_same_training(without, attached)

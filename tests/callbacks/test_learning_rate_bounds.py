@@ -141,7 +141,7 @@ def test_curvatures_of_environments_and_groups(tmp_path):
     assert values["curvature/environment_mean"] == pytest.approx(float(each.mean()), rel=1e-6)
     assert values["curvature/environment_std"] == pytest.approx(float(each.std(correction=0)), rel=1e-5)
     parameters = dict(module.network.named_parameters())
-    losses = [F.mse_loss(module.network(x), y) for b in callback.batch.batches for x, y in zip(*b.query, strict=True)]
+    losses = [F.mse_loss(module.network(x), y) for b in callback.batch.batches for x, y in zip(*b.support, strict=True)]
     blocks = {name.split(".")[0] for name in parameters}
     for block in blocks:
         own = [value for name, value in parameters.items() if name.split(".")[0] == block]

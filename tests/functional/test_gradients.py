@@ -10,6 +10,7 @@ from lightning_gp.functional.gradients import (
     environment_gradients,
     gradient_norm,
     gradients_of_losses,
+    inner_product,
     pairwise_cosines,
 )
 
@@ -87,6 +88,7 @@ def test_statistics_agree_with_flat_vectors(problem):
     flat_a, flat_b = (torch.cat([value.flatten(1) for value in stack.values()], 1) for stack in (a, b))
     torch.testing.assert_close(gradient_norm(a), flat_a.norm(dim=1))
     torch.testing.assert_close(cosine_similarity(a, b), torch.cosine_similarity(flat_a, flat_b))
+    torch.testing.assert_close(inner_product(a, b), (flat_a * flat_b).sum(1))
     unit = flat_a / flat_a.norm(dim=1, keepdim=True)
     torch.testing.assert_close(pairwise_cosines(a), unit @ unit.T)
 
@@ -127,6 +129,7 @@ def test_half_precision_is_accumulated_in_float32():
     norm = gradient_norm(gradients)
     assert norm.dtype is torch.float32
     torch.testing.assert_close(norm, torch.tensor([100_000.0]).sqrt())
+    torch.testing.assert_close(inner_product(gradients, gradients), torch.tensor([100_000.0]))
 
 
 def test_bad_input_is_refused():
@@ -146,6 +149,10 @@ def test_bad_input_is_refused():
         cosine_similarity({"w": x}, {"v": x})
     with pytest.raises(ValueError, match="empty"):
         gradient_norm({})
+    with pytest.raises(ValueError, match="empty"):
+        inner_product({}, {})
+    with pytest.raises(ValueError, match="hold \\[2, 3\\] environments"):
+        inner_product({"w": x}, {"w": torch.ones(3, 3)})
 
 
 def test_complex_gradients_are_conjugated():
@@ -157,6 +164,7 @@ def test_complex_gradients_are_conjugated():
     products = (flat[0].conj() * flat[1]).sum(1).real / norms[0] / norms[1]
     torch.testing.assert_close(gradient_norm(left), norms[0])
     torch.testing.assert_close(cosine_similarity(left, right), products)
+    torch.testing.assert_close(inner_product(left, right), products * norms[0] * norms[1])
     gram = (flat[0].conj() @ flat[0].T).real / norms[0] / norms[0].unsqueeze(1)
     torch.testing.assert_close(pairwise_cosines(left), gram)
 

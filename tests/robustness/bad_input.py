@@ -134,6 +134,9 @@ ALGORITHMS = [
 CALLBACKS = [
     Row("CosineSimilarity", lambda: callbacks.CosineSimilarity(every_n_epochs=0), ValueError, "=0", "at least 1"),
     Row("GradientNorm", lambda: callbacks.GradientNorm(at="end"), ValueError, "at='end'", "'probe', 'step'"),
+    Row("GradientNorm", lambda: callbacks.GradientNorm(episodes=0), ValueError, "episodes=0", "at least 1"),
+    Row("GradientNorm", lambda: callbacks.GradientNorm(during_fit=True), ValueError, "during_fit=True", "episodes=100"),
+    Row("GradientNorm", lambda: callbacks.GradientNorm(split="val"), ValueError, "'val'", "'query'"),
     Row("GradientNorm", lambda: callbacks.GradientNorm(groups="layers"), ValueError, "groups='layers'", "name parts"),
     Row("Probe", lambda: callbacks.CosineSimilarity(prefix=3), TypeError, "prefix=3", "must be text"),
     Row("HessianEigenvalues", lambda: callbacks.HessianEigenvalues(k=0), ValueError, "k=0", "at least 1"),
@@ -330,6 +333,7 @@ FUNCTIONAL = [
         "got (2, 3, 1)",
         "For regression choose divergence='gaussian'",
     ),
+    Row("inner_product", lambda: fn.inner_product({"a": x}, {"b": x}), ValueError, "['a'] and ['b']", "of one"),
     Row("pairwise_cosines", lambda: fn.pairwise_cosines({}), ValueError, "no gradients", "parameters is empty"),
     Row("phase_consistency", lambda: fn.phase_consistency(nothing), ValueError, "0 inner steps", "adapt()"),
     Row("phase_loss", lambda: fn.phase_loss(predict, path, x), ValueError, "got (2, 3, 1)", "divergence='gaussian'"),
