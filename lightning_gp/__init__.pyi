@@ -1,4 +1,4 @@
-from lightning_gp.diagnosis.diagnose import diagnose as diagnose
+from lightning_gp.diagnosis.measuring import diagnose as diagnose
 from lightning_gp.environments import Environments as Environments
 from lightning_gp.modules.base import EnvironmentModule as EnvironmentModule
 from lightning_gp.modules.erm import ERM as ERM

@@ -65,6 +65,12 @@ SECTIONS: dict[str, tuple[Curves | Pictures, ...]] = {
         Curves("Outer rate and the critical one", r"^.*learning_rates/outer(_critical)?$", log_y=True),
         Curves("Inner rate and 1/λ_max", r"^.*learning_rates/inner(_critical)?$", log_y=True),
         Curves("Inner rate · λ_max", r"^.*learning_rates/inner_ratio$", log_y=True),
+        Curves(
+            "Rate at which the loss turns up",
+            r"^.*learning_rates/turning(_ratio|_min|_mean)?$",
+            log_y=True,
+        ),
+        Curves("Forward passes of that", r"^.*learning_rates/forward_passes$"),
         Curves("Curvature under the preconditioner", r"^.*learning_rates/(curvature|residual)$", log_y=True),
         Curves("Curvature as good as asked (1) or not (0)", r"^.*learning_rates/converged$"),
     ),

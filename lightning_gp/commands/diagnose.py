@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_gp.commands.training import lightning_cli
-from lightning_gp.diagnosis.diagnose import diagnose
+from lightning_gp.diagnosis.measuring import diagnose
 from lightning_gp.plots import require_matplotlib, save_figure
 from lightning_gp.runs.command import spelled
 from lightning_gp.runs.folders import write_json

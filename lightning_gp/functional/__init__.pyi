@@ -1,5 +1,7 @@
 from lightning_gp.functional.adaptation import Trajectory as Trajectory
 from lightning_gp.functional.adaptation import adapt as adapt
+from lightning_gp.functional.critical_rate import Turn as Turn
+from lightning_gp.functional.critical_rate import turning_rate as turning_rate
 from lightning_gp.functional.curvature import hessian_eigenvalues as hessian_eigenvalues
 from lightning_gp.functional.curvature import hessian_vector_product as hessian_vector_product
 from lightning_gp.functional.curvature_by_environment import environment_curvatures as environment_curvatures

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from lightning_gp import MAML, callbacks
 from lightning_gp.callbacks import (
     CosineSimilarity,
+    CriticalLearningRate,
     GradientNorm,
     HessianEigenvalues,
     LearningRateBounds,
@@ -55,6 +56,7 @@ RUNS = {
             lambda: [HessianEigenvalues(trace=True, density=True, per_environment=True, groups=1, preconditioned=True)],
         )
     ],
+    CriticalLearningRate: [(maml, lambda: data(True), lambda: [CriticalLearningRate(per_environment=True)])],
     LearningRateBounds: [(maml, lambda: data(True), lambda: [LearningRateBounds()])],
 }
 

@@ -8,6 +8,7 @@ import torch
 
 from lightning_gp.callbacks import (
     CosineSimilarity,
+    CriticalLearningRate,
     GradientNorm,
     HessianEigenvalues,
     LearningRateBounds,
@@ -30,6 +31,7 @@ from tests.callbacks.callback_cases import (
 def everything(loss_fn=None, **cadence):
     return [
         LearningRateBounds(0 if loss_fn else None, loss_fn=loss_fn, **cadence),
+        CriticalLearningRate(loss_fn=loss_fn, **cadence),
         GradientNorm(loss_fn=loss_fn, at="probe", **cadence),
         GradientNorm(at="step", prefix="step/", **cadence),
         CosineSimilarity(loss_fn=loss_fn, **cadence),

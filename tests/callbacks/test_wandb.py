@@ -14,6 +14,7 @@ from lightning_gp import ERM
 from lightning_gp._lightning import pl
 from lightning_gp.callbacks import (
     CosineSimilarity,
+    CriticalLearningRate,
     GradientNorm,
     HessianEigenvalues,
     LearningRateBounds,
@@ -91,6 +92,7 @@ def maml(tmp_path_factory):
         PhaseAmplitudeConsistency(),
         HessianEigenvalues(k=2, trace=True, density=True, per_environment=True),
         LearningRateBounds(),
+        CriticalLearningRate(),
     ]
     run = recorded(tmp_path_factory.mktemp("maml"), sinusoid_maml(inner_steps=2), sinusoid_data(), callbacks)
     return run, callbacks

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import lightning_gp as gp
 import lightning_gp.callbacks as callbacks
 import lightning_gp.datamodules as data
+import lightning_gp.diagnosis as diagnosis
 import lightning_gp.functional as fn
 import lightning_gp.modules as modules
 import lightning_gp.networks as networks
@@ -145,6 +146,8 @@ CALLBACKS = [
     Row(
         "HessianEigenvalues", lambda: callbacks.HessianEigenvalues(3, max_products=2), ValueError, "=2", "k=3, or None"
     ),
+    Row("CriticalLearningRate", lambda: callbacks.CriticalLearningRate(objective="x"), ValueError, "'x'", "'training'"),
+    Row("CriticalLearningRate", lambda: callbacks.CriticalLearningRate(tol=1.0), ValueError, "tol=1.0", "e.g. 0.02"),
     Row(
         "LearningRateBounds", lambda: callbacks.LearningRateBounds(optimizer=-1), ValueError, "optimizer=-1", "least 0"
     ),
@@ -348,6 +351,8 @@ FUNCTIONAL = [
     Row(
         "leading_curvature", lambda: fn.leading_curvature(jacobian, torch.ones(3)), ValueError, "(3,)", "each of the 2"
     ),
+    Row("turning_rate", lambda: fn.turning_rate(float, -1.0), ValueError, "guess=-1.0", "positive rate"),
+    Row("turning_rate", lambda: fn.turning_rate(float, 1.0, tol=0.0), ValueError, "tol=0.0", "e.g. 0.02"),
     Row("third_order_operators", lambda: fn.third_order_operators(scalar_loss, {}), ValueError, "empty", "pass a dict"),
 ]
 THEORY = [
@@ -459,19 +464,26 @@ TUNING = [
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(tolerance=-1), ValueError, "tolerance=-1", "[0, 1)"),
 ]
 RECORDS = {
+    "Card",
     "ClassImages",
     "LeadingCurvature",
     "Outcome",
     "Recursion",
     "Suggestion",
     "TrainabilityResult",
+    "Turn",
     "Trial",
     "UpdateRule",
 }
 """Made by the package itself, not by its users."""
 
+DIAGNOSIS = [
+    Row("diagnose", lambda: diagnosis.diagnose(linear(), []), TypeError, "got Linear", "takes a LightningModule"),
+    Row("diagnose", lambda: diagnosis.diagnose(regression_maml(), [], steps=0), ValueError, "steps=0", "at least 1"),
+]
 TABLES = {
-    "lightning_gp": ALGORITHMS,
+    "lightning_gp": [*ALGORITHMS, *DIAGNOSIS],
+    "lightning_gp.diagnosis": DIAGNOSIS,
     "lightning_gp.modules": ALGORITHMS,
     "lightning_gp.callbacks": CALLBACKS,
     "lightning_gp.datamodules": DATA,

@@ -105,6 +105,8 @@ CLI = {
     "map plot, no map": (lambda: ["map", "plot", text_file()], "map.jsonl", "map"),
     "tune, steps": (lambda: ["tune", *SIN, "--tune.iterations=0"], "iterations=0", "at least 4"),
     "tune, tolerance": (lambda: ["tune", *SIN, "--tune.tolerance=2"], "tolerance=2", "[0, 1)"),
+    "diagnose, steps": (lambda: ["diagnose", *SIN, "--diagnose.steps=0"], "steps=0", "at least 1"),
+    "diagnose, missing checkpoint": (lambda: ["diagnose", *SIN, "--ckpt_path", "no.ckpt"], "no.ckpt", "checkpoint"),
     "reproduce, unknown": (lambda: ["reproduce", "everything"], "everything", "choose from"),
     "reproduce, shard": (lambda: ["reproduce", "lin", "--shard", "3/2"], "3/2", "i/n"),
     "reproduce, missing data": (

@@ -54,6 +54,7 @@ def diagnose(
     Raises:
         ValueError: if ``steps`` < 1, or nothing at all can be measured.
         TypeError: if ``module`` is no LightningModule.
+        FileNotFoundError: if there is no such checkpoint.
 
     Example:
         >>> import torch
@@ -68,6 +69,8 @@ def diagnose(
     checks.whole(1, steps=steps)
     if not isinstance(module, LightningModule):
         raise TypeError(f"diagnose(module, data) takes a LightningModule, got {type(module).__name__}.")
+    if ckpt_path is not None and "://" not in str(ckpt_path) and not Path(ckpt_path).is_file():
+        raise FileNotFoundError(f"There is no checkpoint {ckpt_path}; name a .ckpt file, or leave ckpt_path out.")
     begin = time.perf_counter()
     kinds = _measurements(module, steps, loss_fn, probe_size)
 
