@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import lightning_gp
+from tests.public import PACKAGES
 
 HEAVY = ("wandb", "matplotlib", "higher", "torchvision", "scipy.sparse", "tensorboard")
 
@@ -32,10 +33,7 @@ def test_importing_every_public_name_loads_no_optional_dependency():
     assert run(code).strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    "package",
-    ["", ".modules", ".networks", ".datamodules", ".functional", ".callbacks", ".theory", ".trainability", ".tuning"],
-)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_public_names_exist(package):
     module = importlib.import_module(f"lightning_gp{package}")
     for name in module.__all__:

@@ -9,22 +9,21 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from torch.nn import functional as F
 
-from lightning_gp import MAML, callbacks
+from lightning_gp import MAML
 from lightning_gp.callbacks import (
     CosineSimilarity,
     GradientNorm,
     HessianEigenvalues,
     LearningRateBounds,
     PhaseAmplitudeConsistency,
-    Probe,
 )
 from lightning_gp.environments import Environments
 from lightning_gp.networks import SinusoidMLP
+from lightning_gp.testing.probes import probe_classes
 from tests.callbacks.callback_cases import Manual, build, fit, loaders
 
 DOCS = Path(__file__).parents[2] / "docs" / "callbacks"
-PROBES = [cls for name in callbacks.__all__ if issubclass(cls := getattr(callbacks, name), Probe) and cls is not Probe]
-FORMS = {"<i>": r"\d+", "<group>": r".+"}
+PROBES = probe_classes()
 
 
 def data(query):
@@ -73,9 +72,7 @@ def test_a_run_logs_the_keys_and_no_others(tmp_path, cls):
         found |= {
             re.sub(r"-step=\d+$", "", picture.stem).replace("_", "/", 1) for picture in folder.rglob("figures/*.png")
         }
-    patterns = {key.name: re.escape(key.name) for key in cls.keys}
-    for form, pattern in FORMS.items():
-        patterns = {name: value.replace(form, pattern) for name, value in patterns.items()}
+    patterns = {key.name: key.pattern for key in cls.keys}
     for key in found:
         assert any(re.fullmatch(pattern, key) for pattern in patterns.values()), key
     for name, pattern in patterns.items():

@@ -20,6 +20,7 @@ import lightning_gp.datamodules as data
 import lightning_gp.functional as fn
 import lightning_gp.modules as modules
 import lightning_gp.networks as networks
+import lightning_gp.testing as testing
 import lightning_gp.theory as theory
 import lightning_gp.trainability as maps
 import lightning_gp.tuning as tuning
@@ -454,7 +455,14 @@ TUNING = [
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(environments=0), ValueError, "=0", "at least 1"),
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(tolerance=-1), ValueError, "tolerance=-1", "[0, 1)"),
 ]
+TESTING = [
+    Row("check_module", lambda: testing.check_module(net, list), TypeError, "a SinusoidMLP", "lambda: MAML(network)"),
+    Row("check_callback", lambda: testing.check_callback(net), TypeError, "a SinusoidMLP", "the class itself"),
+    Row("check_datamodule", lambda: testing.check_datamodule(net), TypeError, "a SinusoidMLP", "the class itself"),
+    Row("on_processes", lambda: testing.on_processes(print, 0), ValueError, "count=0", "at least 1"),
+]
 RECORDS = {
+    "Checks",
     "ClassImages",
     "LeadingCurvature",
     "Outcome",
@@ -476,4 +484,5 @@ TABLES = {
     "lightning_gp.theory": THEORY,
     "lightning_gp.trainability": TRAINABILITY,
     "lightning_gp.tuning": TUNING,
+    "lightning_gp.testing": TESTING,
 }
