@@ -7,6 +7,8 @@ What the modules refuse in a Trainer is in ``tests/modules/test_refusals.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -473,6 +475,37 @@ RECORDS = {
     "UpdateRule",
 }
 """Made by the package itself, not by its users."""
+
+
+def of_every(package: object, *rows: tuple[type, Callable[[type], object], type[Exception], str, str]) -> list[Row]:
+    """A row for each public class of a package that has none above: what its base refuses, it refuses, too."""
+    named = {row.name for row in [*ALGORITHMS, *CALLBACKS, *DATA]}
+    found = []
+    for name in package.__all__:
+        kind = getattr(package, name)
+        for base, call, error, cause, remedy in rows:
+            if name not in named and isinstance(kind, type) and issubclass(kind, base):
+                found.append(Row(name, partial(call, kind), error, cause, remedy))
+    return found
+
+
+def with_arguments(kind: type, **arguments: object) -> object:
+    """An object, with a folder that is not there for what it needs besides."""
+    needed = [p for p in signature(kind).parameters.values() if p.default is p.empty and p.kind.name != "VAR_KEYWORD"]
+    return kind(*[MISSING] * len(needed), **arguments)
+
+
+ALGORITHMS += of_every(
+    modules, (gp.EnvironmentModule, lambda kind: kind(None), TypeError, "NoneType", "torch.nn.Module")
+)
+CALLBACKS += of_every(
+    callbacks, (callbacks.Probe, lambda kind: kind(every_n_epochs=0), ValueError, "every_n_epochs=0", "at least 1")
+)
+DATA += of_every(
+    data,
+    (data.EpisodeDataModule, lambda kind: with_arguments(kind, val_episodes=0), ValueError, "=0", "at least 1"),
+    (data.NamedEnvironmentsDataModule, lambda kind: with_arguments(kind, batch_size=0), ValueError, "=0", "None"),
+)
 
 TABLES = {
     "lightning_gp": ALGORITHMS,
