@@ -42,6 +42,13 @@ def test_public_names_exist(package):
         module.nothing_of_that_name  # noqa: B018
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_public_name_is_that_of_a_module_beside_it(package):
+    """Whoever imports the module would find it in place of the function or class of that name."""
+    module = importlib.import_module(f"lightning_gp{package}")
+    assert not set(module.__all__) & {info.name for info in pkgutil.iter_modules(module.__path__)}
+
+
 def test_every_module_imports():
     for info in pkgutil.walk_packages(lightning_gp.__path__, "lightning_gp."):
         importlib.import_module(info.name)

@@ -321,7 +321,7 @@ FUNCTIONAL = [
         lambda: fn.linearised_adapt(predict, F.mse_loss, w, (x, x), 0.1, steps=0),
         ValueError,
         "steps=0",
-        "at least 1 step",
+        "at least 1",
     ),
     Row("ntk_features", lambda: fn.ntk_features(lambda p, x: x, w, x), ValueError, "do not depend", "use them"),
     Row("ntk_kernels", lambda: fn.ntk_kernels(lambda p, x: x, w, x), ValueError, "do not depend", "use them"),
