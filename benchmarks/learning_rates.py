@@ -241,8 +241,10 @@ class Problem:
                 early = float(alternating(path)[-1].norm())
             if not bool(path[-1].isfinite().all()) or self.distance(origin) > growth * start:
                 break
-        if step <= 3 * ORDER or not bool(path[-1].isfinite().all()):  # far away within a few steps
+        if not bool(path[-1].isfinite().all()):
             return True
+        if step <= 3 * ORDER:  # far away within a few steps, by one mode or the other
+            return float((path[-1] - path[-2]) @ (path[-2] - path[-3])) < 0
         last = alternating(path)
         return float(last[-1].norm()) > 3 * early and float(last[-1] @ last[-2]) < 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -86,7 +87,17 @@ def by_name(app: Any, env: Any, node: Any, content: Any) -> Any:
     return domain.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0], node, content)
 
 
+def names_for_stars(app: Any, page: str, source: list[str]) -> None:
+    """``lightning_gp.callbacks.*`` in a list of names stands for all public names of that package."""
+
+    def listed(found: re.Match[str]) -> str:
+        return "\n".join(f"   {found[1]}.{name}" for name in importlib.import_module(found[1]).__all__)
+
+    source[0] = re.sub(r"^   (lightning_gp\S*)\.\*$", listed, source[0], flags=re.MULTILINE)
+
+
 def setup(app: Any) -> None:
     """Tables are made after napoleon, which would take them for text."""
     app.connect("autodoc-process-docstring", for_sphinx, priority=900)
     app.connect("missing-reference", by_name)
+    app.connect("source-read", names_for_stars)

@@ -1,16 +1,6 @@
 from lightning_gp.diagnosis.measuring import diagnose as diagnose
 from lightning_gp.environments import Environments as Environments
-from lightning_gp.modules.base import EnvironmentModule as EnvironmentModule
-from lightning_gp.modules.erm import ERM as ERM
-from lightning_gp.modules.gradient_penalty import GradientPenalty as GradientPenalty
-from lightning_gp.modules.irm import IRMv1 as IRMv1
-from lightning_gp.modules.irm import REx as REx
-from lightning_gp.modules.lil import LIL as LIL
-from lightning_gp.modules.lil_pretraining import LILPretraining as LILPretraining
-from lightning_gp.modules.maml import ANIL as ANIL
-from lightning_gp.modules.maml import BOIL as BOIL
-from lightning_gp.modules.maml import FOMAML as FOMAML
-from lightning_gp.modules.maml import MAML as MAML
+from lightning_gp.modules import *  # noqa: F403  # so that a new algorithm is named in one stub
 
 __all__: list[str]
 __version__: str

@@ -13,7 +13,8 @@ from typing import Any
 def lazy(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """``__getattr__``, ``__dir__`` and ``__all__`` of a package whose names live in other modules.
 
-    Which name lives where is said once, by the imports of the stub ``__init__.pyi``, which is what type checkers read.
+    Which name lives where is said once, by the imports of the stub ``__init__.pyi``, which is what type checkers read;
+    a star stands for all public names of another such package.
     A package is cheap to import this way, and a broken or missing dependency hurts only those who use it.
 
     Args:
@@ -23,7 +24,9 @@ def lazy(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], li
     homes: dict[str, str] = {}
     for statement in ast.parse(Path(file).with_suffix(".pyi").read_text("utf-8")).body:
         if isinstance(statement, ast.ImportFrom):
-            homes.update({alias.name: str(statement.module) for alias in statement.names})
+            home = str(statement.module)
+            named = [alias.name for alias in statement.names]
+            homes.update(dict.fromkeys(importlib.import_module(home).__all__ if named == ["*"] else named, home))
 
     def getattribute(name: str) -> Any:
         if name not in homes:

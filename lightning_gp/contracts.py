@@ -7,6 +7,7 @@ it promises.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -35,6 +36,16 @@ class Key(NamedTuple):
     name: str
     range: str
     meaning: str
+
+    @property
+    def pattern(self) -> str:
+        r"""A regular expression of the whole names that are logged under this key.
+
+        Example:
+            >>> Key("curvature/eigenvalue_<i>", "ℝ", "").pattern
+            'curvature/eigenvalue_\\d+'
+        """
+        return re.escape(self.name).replace("<i>", r"\d+").replace("<group>", ".+")
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,20 @@
 """A ready-made W&B workspace for what this package logs, built with the ``wandb-workspaces`` package.
 
 Panels find their curves by regular expressions on the keys, so they also show what a callback logs under a finer key
-(one curve per environment split, inner step or eigenvalue) without being rebuilt.
+(one curve per environment split, inner step or eigenvalue) without being rebuilt. What no panel here shows gets one of
+its own from the ``keys`` that a callback declares: a new callback is drawn without being named here.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import importlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from lightning_gp.callbacks import Probe
 
 STEP = "trainer/global_step"  # the x-axis that Lightning's WandbLogger defines
 MISSING = "The dashboard needs wandb-workspaces, which is not installed: pip install 'lightning-gp[dashboards]'"
@@ -32,7 +38,8 @@ class Pictures(NamedTuple):
 # `^.*` leaves room for the `prefix` of a callback.
 SECTIONS: dict[str, tuple[Curves | Pictures, ...]] = {
     "training": (
-        Curves("Training loss and its terms", r"^train/(task_|phase_|amplitude_)?loss(_step|_epoch)?$"),
+        Curves("Training loss and its terms", r"^train/(?!penalty_weight).*$"),
+        Curves("Weight of the penalty", r"^train/penalty_weight(_step|_epoch)?$"),
         Curves("Validation loss", r"^val/loss$"),
         Curves("Validation accuracy", r"^val/accuracy$"),
     ),
@@ -77,6 +84,44 @@ SECTIONS: dict[str, tuple[Curves | Pictures, ...]] = {
 }
 
 
+def sections() -> dict[str, tuple[Curves | Pictures, ...]]:
+    """``SECTIONS``, and a panel for each key of a callback that none of them shows, in the section of its first word.
+
+    Callbacks are those of ``lightning_gp.callbacks`` and all subclasses of ``Probe`` that have been imported.
+
+    Example:
+        >>> list(sections())[:2]
+        ['training', 'adaptation']
+    """
+    found = dict(SECTIONS)
+    for key in [key for callback in callback_classes() for key in callback.keys]:
+        name = key.name.replace("<i>", "1").replace("<group>", "group")
+        if any(shows(panel, name) for panels in found.values() for panel in panels):
+            continue
+        section = key.name.partition("/")[0].replace("_", " ")
+        pattern = f"^.*{key.pattern}$"
+        panel = Curves(key.name, pattern) if key.range else Pictures(key.name, (key.name,))
+        found[section] = (*found.get(section, ()), panel)
+    return found
+
+
+def shows(panel: Curves | Pictures, key: str) -> bool:
+    """Whether a panel shows what is logged under ``key``."""
+    return key in panel.keys if isinstance(panel, Pictures) else re.search(panel.keys, key) is not None
+
+
+def callback_classes() -> Iterator[type[Probe]]:
+    """Every subclass of ``Probe``: the package's own and those that have been imported."""
+    callbacks = importlib.import_module("lightning_gp.callbacks")
+    known: list[type[Probe]] = [getattr(callbacks, name) for name in callbacks.__all__]
+    waiting = [callbacks.Probe]
+    while waiting:
+        more = waiting.pop().__subclasses__()
+        known += more
+        waiting += more
+    yield from dict.fromkeys(each for each in known if each is not callbacks.Probe)
+
+
 def build(entity: str, project: str, name: str = "lightning-gp") -> Any:
     """The workspace, not saved yet; needs neither an account nor a network.
 
@@ -99,12 +144,12 @@ def build(entity: str, project: str, name: str = "lightning-gp") -> Any:
         import wandb_workspaces.workspaces as ws
     except ImportError as error:
         raise ImportError(MISSING) from error
-    sections = [
+    made = [
         ws.Section(name=title, panels=[_panel(panel) for panel in panels], is_open=True)
-        for title, panels in SECTIONS.items()
+        for title, panels in sections().items()
     ]
     settings = ws.WorkspaceSettings(x_axis=STEP)
-    return ws.Workspace(entity=entity, project=project, name=name, sections=sections, settings=settings)
+    return ws.Workspace(entity=entity, project=project, name=name, sections=made, settings=settings)
 
 
 def describe(entity: str, project: str, name: str = "lightning-gp") -> str:
@@ -146,8 +191,11 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--entity", required=True, help="W&B user or team")
     parser.add_argument("--project", required=True, help="W&B project that the runs are in")
     parser.add_argument("--name", default="lightning-gp", help="name of the workspace (default: %(default)s)")
+    parser.add_argument("--callback", action="append", default=[], help="a callback of yours, such as mine.MyProbe")
     parser.add_argument("--dry-run", action="store_true", help="print the workspace; needs no account")
     options = parser.parse_args(args)
+    for path in options.callback:
+        _imported(path)
     if options.dry_run:
         print(describe(options.entity, options.project, options.name))
         return
@@ -159,6 +207,12 @@ def main(args: Sequence[str] | None = None) -> None:
     except Error as error:
         raise ValueError(f"W&B did not save the workspace: {error} (--dry-run shows it without an account.)") from error
     print(f"Saved: {workspace.url}")
+
+
+def _imported(path: str) -> None:
+    home, _, name = path.rpartition(".")
+    if not home or not hasattr(importlib.import_module(home), name):
+        raise ValueError(f"callback={path!r} names nothing; give the import path of a class, such as mine.MyProbe.")
 
 
 def _panel(panel: Curves | Pictures) -> Any:

@@ -5,7 +5,7 @@ A new algorithm is one line in ``MODULES``; ``build`` and ``batches`` make what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from lightning_gp import ANIL, BOIL, ERM, FOMAML, LIL, MAML, GradientPenalty, IRMv1, LILPretraining, REx
 from lightning_gp._lightning import pl
 from lightning_gp.datamodules import ClassImages, ExampleEnvironments, FewShotDataModule, SinusoidDataModule
-from lightning_gp.environments import Environments, as_batches
+from lightning_gp.environments import Environments
 from lightning_gp.networks import Conv4, SinusoidMLP
+from lightning_gp.testing.runs import first_batches
 
 
 class RandomImages(FewShotDataModule):
@@ -115,25 +116,6 @@ def build(name: str) -> pl.LightningModule:
     return case.module(case.network(), **case.options).double()
 
 
-def batches(name: str, count: int) -> Iterator[list[Environments]]:
+def batches(name: str, count: int) -> list[list[Environments]]:
     """The first training batches of a case, epoch after epoch, in float64."""
-    data = MODULES[name].data()
-    data.prepare_data()
-    data.setup("fit")
-    epoch = 0
-    while True:
-        loader = data.train_dataloader()
-        loader.sampler.set_epoch(epoch)
-        for batch in loader:
-            if count == 0:
-                return
-            count -= 1
-            yield [doubled(each) for each in as_batches(data.on_after_batch_transfer(batch, 0))]
-        epoch += 1
-
-
-def doubled(environments: Environments) -> Environments:
-    def of(examples):
-        return tuple(t.double() if t.is_floating_point() else t for t in examples)
-
-    return Environments(of(environments.support), None if environments.query is None else of(environments.query))
+    return first_batches(MODULES[name].data(), count)

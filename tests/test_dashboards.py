@@ -40,9 +40,9 @@ def test_every_curve_is_drawn_over_the_global_step():
 def panels_of(key):
     return [
         (section, panel.title)
-        for section, panels in dashboards.SECTIONS.items()
+        for section, panels in dashboards.sections().items()
         for panel in panels
-        if (key in panel.keys if isinstance(panel, dashboards.Pictures) else re.search(panel.keys, key))
+        if dashboards.shows(panel, key)
     ]
 
 
@@ -82,12 +82,34 @@ def test_each_key_has_exactly_one_panel(key, section):
     assert found[0][0] == section
 
 
+def test_every_declared_key_has_exactly_one_panel():
+    for callback in dashboards.callback_classes():
+        for key in callback.keys:
+            name = key.name.replace("<i>", "2").replace("<group>", "head")
+            assert len(panels_of(name)) == 1, name
+
+
+def test_a_callback_of_ones_own_is_named_at_the_command_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_probe.py").write_text(
+        "from lightning_gp.callbacks import Probe\nfrom lightning_gp.contracts import Key\n"
+        "class Own(Probe):\n    keys = (Key('own/number_<i>', '[0, 1]', 'a number'), Key('own/map', '', 'picture'))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["--entity", "me", "--project", "maml", "--dry-run", "--callback"]
+    dashboards.main([*options, "own_probe.Own"])
+    printed = capsys.readouterr().out
+    assert re.search(r"own/number_<i> +\^\.\*own/number_\\d\+\$", printed)
+    assert re.search(r"own/map +own/map", printed)
+    with pytest.raises(ValueError, match=r"callback='own_probe.Other' names nothing"):
+        dashboards.main([*options, "own_probe.Other"])
+
+
 def test_dry_run_prints_the_workspace_and_needs_no_account(capsys, monkeypatch):
     monkeypatch.setattr("wandb_workspaces.workspaces.Workspace.save", lambda *_: pytest.fail("must not be saved"))
     dashboards.main(["--entity", "me", "--project", "maml", "--dry-run"])
     printed = capsys.readouterr().out
     assert "me/maml" in printed
-    for section, panels in dashboards.SECTIONS.items():
+    for section, panels in dashboards.sections().items():
         assert section in printed
         assert all(panel.title in printed for panel in panels)
 

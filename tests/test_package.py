@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import lightning_gp
+from tests.public import PACKAGES
 
 HEAVY = ("wandb", "matplotlib", "higher", "torchvision", "scipy.sparse", "tensorboard")
 
@@ -32,16 +33,20 @@ def test_importing_every_public_name_loads_no_optional_dependency():
     assert run(code).strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    "package",
-    ["", ".modules", ".networks", ".datamodules", ".functional", ".callbacks", ".theory", ".trainability", ".tuning"],
-)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_public_names_exist(package):
     module = importlib.import_module(f"lightning_gp{package}")
     for name in module.__all__:
         assert getattr(module, name) is not None
     with pytest.raises(AttributeError, match="nothing_of_that_name"):
         module.nothing_of_that_name  # noqa: B018
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_public_name_is_that_of_a_module_beside_it(package):
+    """Whoever imports the module would find it in place of the function or class of that name."""
+    module = importlib.import_module(f"lightning_gp{package}")
+    assert not set(module.__all__) & {info.name for info in pkgutil.iter_modules(module.__path__)}
 
 
 def test_every_module_imports():

@@ -123,8 +123,8 @@ class HessianEigenvalues(EpisodeProbe):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"k={k!r} must be a whole number of at least 1.")
+        checks.whole(1, k=k)
+        checks.optional_whole(1, max_products=max_products)
         checks.choice(("loss", "training"), objective=objective)
         checks.choice(("query", "support"), split=split)
         check_groups(groups)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_gp.checks import whole
 from lightning_gp.datamodules.episodes.class_splits import check_fractions, random_splits
 from lightning_gp.datamodules.episodes.datasets import SPLITS
 from lightning_gp.datamodules.episodes.few_shot import _CONSTRUCTORS, FewShotDataModule
@@ -66,6 +67,7 @@ class LabelledDataModule(ImageClassDataModule):
         if isinstance(dataset, Mapping) and set(parts) != set(SPLITS):
             raise ValueError(f"dataset has the keys {sorted(parts)}; a dict must have {', '.join(SPLITS)}.")
         check_fractions(fractions)
+        whole(0, split_seed=split_seed)
         self.source = DatasetSource(parts, class_names, exif)
         first = self.source.pixels(next(iter(parts)), 0, exif)
         _check_sides(first.shape[:2], parts[next(iter(parts))][0][0], image_size)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gp import checks
 from lightning_gp.functional.held_constant import constant, recording_constants
 from lightning_gp.functional.inner_optimizers import differentiable_step
 from lightning_gp.types import Examples, InnerOptimizer, Loss, Parameters, Rates
@@ -167,8 +168,7 @@ def adapt(
 
 
 def _checked_names(parameters: Parameters, adapted: Collection[str] | None, steps: int) -> set[str]:
-    if steps < 1:
-        raise ValueError(f"steps={steps}: the inner loop needs at least 1 step (use ERM for none).")
+    checks.whole(1, hint="use ERM for none", steps=steps)
     if adapted is None:
         return set(parameters)
     unknown = set(adapted) - set(parameters)

@@ -16,6 +16,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from lightning_gp import checks
 from lightning_gp.functional.double_backward import (
     check_loss,
     check_parameters,
@@ -231,6 +232,8 @@ def hessian_eigenvalues(
     check_parameters(parameters)
     size = sum(parameter.numel() for parameter in parameters.values())
     check_arguments(k, size, tol, basis_size=basis_size, max_products=max_products)
+    checks.whole(0, seed=seed)
+    seed = int(seed)  # generators take no integers of numpy
     product = HessianVectorProduct(loss, parameters, reduce)
     warm = _warm(product, initial)
     gradient_weight = GRADIENT_WEIGHT if basis_capacity(size, product.dtype, k, basis_size) < min(SHORT, size) else 0.0

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_gp import checks
 from lightning_gp.functional.deflation import Pairs, with_copies
 from lightning_gp.functional.krylov import LanczosBasis, Product, Which
 
@@ -211,7 +212,9 @@ def check_arguments(
     Raises:
         ValueError: an argument out of range.
     """
-    if not 1 <= k <= size:
+    checks.whole(1, k=k)
+    checks.optional_whole(1, basis_size=basis_size, max_products=max_products)
+    if k > size:
         raise ValueError(f"k={k} eigenvalues asked of an operator with {size} parameters; take 1 <= k <= {size}.")
     if not 0 < tol < 1:
         raise ValueError(f"tol={tol} is a relative error; take 0 < tol < 1, e.g. 1e-3.")
@@ -219,5 +222,3 @@ def check_arguments(
         raise ValueError(f"which={which!r} is unknown; use 'largest' (algebraic) or 'magnitude'.")
     if basis_size is not None and basis_size < min(size, k + 2):
         raise ValueError(f"basis_size={basis_size} leaves no room for k={k} pairs; take at least {min(size, k + 2)}.")
-    if max_products is not None and max_products < 1:
-        raise ValueError(f"max_products={max_products} allows no product; take at least 1.")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
+from lightning_gp import checks
 from lightning_gp.functional.adaptation import Trajectory, over_environments, rate_of, stepped
 from lightning_gp.types import Examples, Parameters, Rates
 
@@ -107,8 +108,7 @@ def linearised_adapt(
         >>> [point["w"].item() for point in path.parameters]  # the derivative stays 2 w = 6, as at the start
         [3.0, 0.0, -3.0]
     """
-    if steps < 1:
-        raise ValueError(f"steps={steps}: the inner loop needs at least 1 step.")
+    checks.whole(1, steps=steps)
     names = set(parameters) if adapted is None else set(adapted)
     if not names or names - set(parameters):
         raise ValueError(f"adapted={sorted(names)} must name at least one of the parameters {sorted(parameters)}.")

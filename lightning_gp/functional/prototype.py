@@ -13,6 +13,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from lightning_gp import checks
 from lightning_gp.functional.adaptation import Trajectory, difference
 from lightning_gp.functional.linearised import Linearisation, Predict
 
@@ -36,7 +37,8 @@ def prototype_scores(predict: Predict, trajectory: Trajectory, x: Tensor, steps:
     Raises:
         ValueError: if the trajectory has no such step.
     """
-    if not 1 <= steps <= trajectory.steps:
+    checks.whole(1, steps=steps)
+    if steps > trajectory.steps:
         raise ValueError(f"steps={steps} must be at least 1 and at most {trajectory.steps}, the inner steps taken.")
     start = trajectory.parameters[0]
     prototype = {name: value.detach() for name, value in difference(trajectory.parameters[steps], start).items()}

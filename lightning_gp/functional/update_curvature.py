@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_gp import checks
 from lightning_gp.functional.curvature import hessian_vector_product
 from lightning_gp.functional.held_constant import passing, recorded
 from lightning_gp.functional.lanczos import leading_eigenpairs
@@ -149,6 +150,9 @@ def leading_curvature(
     """
     if not 0 < tol < 1:
         raise ValueError(f"tol={tol!r} is a relative error; take 0 < tol < 1, e.g. 1e-2.")
+    checks.optional_whole(1, max_products=max_products)
+    checks.whole(0, seed=seed)
+    seed = int(seed)  # generators take no integers of numpy
     for name, diagonal in (("root", root), ("decay", decay)):
         if diagonal is not None and diagonal.shape != jacobian.update.shape:
             raise ValueError(

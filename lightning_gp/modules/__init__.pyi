@@ -1,3 +1,4 @@
+# No __all__: with one that is not a list, a star import of this package gives type checkers nothing.
 from lightning_gp.modules.base import EnvironmentModule as EnvironmentModule
 from lightning_gp.modules.erm import ERM as ERM
 from lightning_gp.modules.gradient_penalty import GradientPenalty as GradientPenalty
@@ -10,5 +11,3 @@ from lightning_gp.modules.maml import BOIL as BOIL
 from lightning_gp.modules.maml import FOMAML as FOMAML
 from lightning_gp.modules.maml import MAML as MAML
 from lightning_gp.modules.named import NamedEnvironmentModule as NamedEnvironmentModule
-
-__all__: list[str]

@@ -6,6 +6,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from lightning_gp import checks
+
 
 class ColoredMNISTMLP(nn.Module):
     """A fully connected ReLU network with one logit (M. Arjovsky et al., 2019, section 5.2).
@@ -29,9 +31,7 @@ class ColoredMNISTMLP(nn.Module):
 
     def __init__(self, hidden: int = 256, layers: int = 2, channels: int = 2, size: int = 14) -> None:
         super().__init__()
-        for name, value in {"hidden": hidden, "layers": layers, "channels": channels, "size": size}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value!r} must be at least 1.")
+        checks.whole(1, hidden=hidden, layers=layers, channels=channels, size=size)
         widths = [channels * size * size, *[hidden] * layers]
         body: list[nn.Module] = [nn.Flatten()]
         for before, after in pairwise(widths):

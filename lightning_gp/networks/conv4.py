@@ -6,6 +6,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lightning_gp import checks
+
 
 class Conv4(nn.Module):
     """Four blocks of 3×3 convolution, batch normalisation, ReLU and downsampling, then a linear head.
@@ -39,11 +41,8 @@ class Conv4(nn.Module):
         downsample: Literal["max_pool", "stride"] = "max_pool",
     ) -> None:
         super().__init__()
-        for name, value in (("ways", ways), ("channels", channels), ("in_channels", in_channels)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
-        if image_size < 16:
-            raise ValueError(f"image_size={image_size} is too small: four halvings need at least 16 pixels.")
+        checks.whole(1, ways=ways, channels=channels, in_channels=in_channels)
+        checks.whole(16, hint="four halvings need at least 16 pixels", image_size=image_size)
         if downsample not in ("max_pool", "stride"):
             raise ValueError(f"downsample={downsample!r} is unknown; use 'max_pool' or 'stride'.")
         side = image_size

@@ -11,6 +11,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from lightning_gp import checks
+
 SLOPE = 0.1
 """Of the leaky ReLU, for negative inputs."""
 SMALLEST = 16
@@ -41,9 +43,7 @@ class ResNet12(nn.Module):
         super().__init__()
         if len(widths) != 4:
             raise ValueError(f"widths={tuple(widths)} must be four numbers, the channels of the four blocks.")
-        for name, value in (("ways", ways), ("widths", min(widths)), ("in_channels", in_channels)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
+        checks.whole(1, ways=ways, widths=min(widths), in_channels=in_channels)
         self.in_channels = in_channels
         blocks = [_Block(before, after) for before, after in pairwise((in_channels, *widths))]
         self.body = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(-3))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from lightning_gp import checks
+
 
 class SinusoidMLP(nn.Module):
     """A fully connected ReLU network for one-dimensional regression (C. Finn et al., 2017, section 5.1).
@@ -26,10 +28,10 @@ class SinusoidMLP(nn.Module):
 
     def __init__(self, hidden: Sequence[int] = (40, 40), in_features: int = 1, out_features: int = 1) -> None:
         super().__init__()
-        if isinstance(hidden, (int, str)) or not hidden or min(in_features, out_features, *hidden) < 1:
+        checks.whole(1, in_features=in_features, out_features=out_features)
+        if isinstance(hidden, (int, str)) or not hidden or min(hidden) < 1:
             raise ValueError(
-                f"hidden={hidden!r}, in_features={in_features}, out_features={out_features}: hidden must be a list of "
-                "widths, as in hidden=(40, 40), and every number at least 1."
+                f"hidden={hidden!r} must be a list of widths, as in hidden=(40, 40), and every number at least 1."
             )
         widths = [in_features, *hidden]
         layers: list[nn.Module] = []

@@ -29,6 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_gp import checks
+
 Kind = Literal["fomaml", "maml", "positive_penalty"]
 Values: TypeAlias = Tensor | np.ndarray[Any, Any] | Sequence[float] | float
 KINDS = ("fomaml", "maml", "positive_penalty")
@@ -134,6 +136,7 @@ def effective_curvature(eigenvalues: Tensor, inner_lr: Tensor, kind: Kind, inner
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(map(repr, KINDS))}.")
+    checks.whole(1, inner_steps=inner_steps)
     rounding = torch.finfo(eigenvalues.dtype).eps * max(eigenvalues.shape[-1], 4)
     largest = eigenvalues.abs().amax(-1, keepdim=True)
     eigenvalues = torch.where(eigenvalues.abs() <= rounding * largest, 0.0, eigenvalues)
@@ -154,8 +157,7 @@ def _eigenvalues(eigenvalues: Values) -> Tensor:
 def _check(inner_lr: Tensor, kind: str, inner_steps: int) -> None:
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is unknown; use one of {', '.join(map(repr, KINDS))}.")
-    if inner_steps < 1:
-        raise ValueError(f"inner_steps={inner_steps}: there must be at least 1.")
+    checks.whole(1, inner_steps=inner_steps)
     if inner_steps > 1 and kind == "positive_penalty":
         raise ValueError(f"inner_steps={inner_steps}: a penalty has no inner steps; leave it at 1.")
     if (inner_lr < 0).any():

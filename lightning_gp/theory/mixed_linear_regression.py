@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lightning_gp import checks
+
 
 def adapted_features(features: Tensor, inner_lr: float | Tensor) -> Tensor:
     """C_i(α) = Φ_i (I − (2α/K) Φ_iᵀΦ_i) [Z22].
@@ -210,8 +212,7 @@ def expected_adaptation_distance(
 
 def _contracted(vectors: Tensor, features: Tensor, inner_lr: float | Tensor, steps: int) -> Tensor:
     """(I − (2α/K)ΦᵀΦ)^t applied to the columns of ``vectors`` (N, d, columns)."""
-    if steps < 0:
-        raise ValueError(f"steps={steps}: the number of inner steps must be at least 0.")
+    checks.whole(0, steps=steps)
     for _ in range(steps):
         vectors = vectors - (2 * inner_lr / features.shape[1]) * features.mT @ (features @ vectors)
     return vectors

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from lightning_gp.checks import choice, number
+from lightning_gp.checks import choice, number, whole
 from lightning_gp.contracts import Objective
 from lightning_gp.trainability.objective import rate_of, value_and_gradients
 from lightning_gp.trainability.stream import BatchStream
@@ -90,6 +90,7 @@ class CellTrainer:
     ) -> None:
         self.rate = rate_of(objective) if varies else None
         number(above=1, divergence=divergence)
+        whole(0, seed=seed)
         if not callable(optimizer):
             choice(OPTIMIZERS, optimizer=optimizer)
         cast(nn.Module, objective).to(stream.device).train()

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from lightning_gp._lightning import LightningDataModule
+from lightning_gp.checks import whole
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches
 from lightning_gp.trainability.recording import tensors_of
 
@@ -42,6 +43,7 @@ class BatchStream:
     """
 
     def __init__(self, data: Data, device: torch.device | str = "cpu", budget: int = BUDGET) -> None:
+        whole(0, budget=budget)
         self.device, self.budget = torch.device(device), budget
         self._kept: list[Batch] = []
         self._bytes = 0

@@ -77,6 +77,7 @@ class LearningRateTuner:
     ) -> None:
         whole(4, iterations=iterations)
         whole(1, environments=environments, seeds=seeds)
+        whole(0, seed=seed)
         number(tolerance=tolerance)
         if not 0 <= tolerance < 1:
             raise ValueError(f"tolerance={tolerance} must be in [0, 1): 0.02 allows a loss 2 % above the lowest.")

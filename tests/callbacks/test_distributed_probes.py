@@ -1,29 +1,13 @@
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Two processes log what one does."""
 
 import pytest
 
-
-def run(processes, folder):
-    folder.mkdir()
-    script = Path(__file__).with_name("distributed_run.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
-    done = subprocess.run(
-        [sys.executable, str(script), str(processes), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(processes)]
+from lightning_gp.testing import on_processes
+from tests.callbacks.distributed_run import main
 
 
 def test_one_and_two_processes_log_the_same(tmp_path):
-    (alone,), (first, second) = run(1, tmp_path / "one"), run(2, tmp_path / "two")
+    alone, (first, second) = main(1, tmp_path), on_processes(lambda rank: main(2, tmp_path))
     assert first == second
     for name, values in alone.items():
         assert len(values) >= 10

@@ -12,7 +12,6 @@ from lightning_gp.datamodules import SinusoidDataModule
 from lightning_gp.environments import as_batches
 from lightning_gp.functional.update_curvature import UpdateJacobian, leading_curvature
 from lightning_gp.networks import SinusoidMLP
-from tests.module_cases import doubled
 
 SQUARED = {"criterion": F.mse_loss}
 LIL_TERMS = {"inner_lr": 0.05, "inner_steps": 2, "divergence": "gaussian", "phase_weight": 0.5, "amplitude_weight": 0.1}
@@ -49,7 +48,7 @@ def case(name):
     data = SinusoidDataModule(environments_per_batch=3, iterations_per_epoch=1, dtype="float64")
     data.setup("fit")
     (batch,) = as_batches(next(iter(data.train_dataloader())))
-    return module, doubled(batch)
+    return module, batch
 
 
 def update(module, batch):

@@ -1,8 +1,7 @@
-"""Trains every module for a few steps with every callback and saves what came out: run once, or as two ranks."""
+"""Trains a module for a few steps with every callback and gives back what came out: run once, or as two ranks."""
 
 from __future__ import annotations
 
-import sys
 import warnings
 
 import torch
@@ -55,12 +54,3 @@ def fit(name: str, devices: int, accumulate: int) -> dict[str, object]:
         "metrics": {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")},
         "callbacks": {key: value for callback in callbacks for key, value in callback.values.items()},
     }
-
-
-def main(path: str, devices: int) -> None:
-    torch.set_num_threads(1)
-    torch.save({(name, a): fit(name, devices, a) for name in MODULES for a in (1, 2)}, path)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+import lightning_gp.modules as modules
 from lightning_gp import ANIL, ERM, FOMAML, LIL, MAML, Environments, GradientPenalty, IRMv1, REx
 from lightning_gp._lightning import pl
 from lightning_gp.callbacks import GradientNorm
@@ -33,6 +34,12 @@ def pair(seed, shape=(2, 5, 1)):
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(shape, generator=generator)
     return x, 3 * x + 0.1 * torch.rand(shape, generator=generator)
+
+
+def test_every_algorithm_has_a_row_on_which_all_of_these_run():
+    public = {getattr(modules, name) for name in modules.__all__}
+    bases = {base for kind in public for base in kind.__mro__[1:]}
+    assert public - bases <= {case.module for case in MODULES.values()}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-import torch
 
+from lightning_gp.testing import on_processes
 from tests.module_cases import MODULES
 from tests.modules.distributed_fit import fit
 
-SCRIPT = Path(__file__).with_name("distributed_fit.py")
 COUNTS = ("products", "residual")
 """How a search went, and not what it found: differs with rounding."""
 
 
+def every_fit(rank):
+    return {(name, accumulate): fit(name, 2, accumulate) for name in MODULES for accumulate in (1, 2)}
+
+
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = []
-    for rank in range(2):
-        environment = {
-            **os.environ,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "LOCAL_RANK": str(rank),
-            "NODE_RANK": "0",
-            "WORLD_SIZE": "2",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(SCRIPT.parents[2]),
-        }
-        command = [sys.executable, str(SCRIPT), str(folder / f"{rank}.pt"), "2"]
-        ranks.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-    outputs = [rank.communicate(timeout=600)[0].decode() for rank in ranks]
-    assert all(rank.returncode == 0 for rank in ranks), "\n".join(outputs)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+def two_processes():
+    return on_processes(every_fit)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

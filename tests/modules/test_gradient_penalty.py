@@ -1,6 +1,3 @@
-import sys
-from pathlib import Path
-
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -10,9 +7,7 @@ from torch.nn import functional as F
 from lightning_gp.datamodules import ExampleEnvironments
 from lightning_gp.environments import Environments
 from lightning_gp.modules.gradient_penalty import GradientPenalty
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tests.modules.two_processes import on_two_processes
+from lightning_gp.testing import on_processes
 
 
 def network():
@@ -129,7 +124,7 @@ def rank_gradients(rank):
 
 
 def test_two_processes_give_the_gradient_of_the_global_penalty():
-    ranks = torch.tensor(on_two_processes(rank_gradients), dtype=torch.float64)
+    ranks = torch.tensor(on_processes(rank_gradients), dtype=torch.float64)
     module = GradientPenalty(network(), 0.3, -1, criterion=F.mse_loss)
     expected = gradient(module, module.training_loss(batch(environments=2)))
     for average in ranks.mean(0):  # what DDP takes; by examples, then by environments

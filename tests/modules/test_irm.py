@@ -1,6 +1,4 @@
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -12,9 +10,7 @@ from lightning_gp.datamodules import ExampleEnvironments
 from lightning_gp.environments import Environments
 from lightning_gp.modules.erm import ERM
 from lightning_gp.modules.irm import IRMv1, REx
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tests.modules.two_processes import on_two_processes
+from lightning_gp.testing import on_processes
 
 BINARY = F.binary_cross_entropy_with_logits
 
@@ -155,7 +151,7 @@ def rank_gradients(rank):
 
 
 def test_two_processes_give_the_gradient_of_the_global_penalty():
-    ranks = torch.tensor(on_two_processes(rank_gradients), dtype=torch.float64)
+    ranks = torch.tensor(on_processes(rank_gradients), dtype=torch.float64)
     for (kind, share), gradients in zip(CASES, ranks.unbind(1), strict=True):
         module = kind(network(), penalty_weight=7.0, l2=0.01, criterion=BINARY)
         expected = gradient(module, module.training_loss(stacked((8, 8))))

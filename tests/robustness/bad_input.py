@@ -7,6 +7,8 @@ What the modules refuse in a Trainer is in ``tests/modules/test_refusals.py``.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ import lightning_gp.diagnosis as diagnosis
 import lightning_gp.functional as fn
 import lightning_gp.modules as modules
 import lightning_gp.networks as networks
+import lightning_gp.testing as testing
 import lightning_gp.theory as theory
 import lightning_gp.trainability as maps
 import lightning_gp.tuning as tuning
@@ -324,7 +327,7 @@ FUNCTIONAL = [
         lambda: fn.linearised_adapt(predict, F.mse_loss, w, (x, x), 0.1, steps=0),
         ValueError,
         "steps=0",
-        "at least 1 step",
+        "at least 1",
     ),
     Row("ntk_features", lambda: fn.ntk_features(lambda p, x: x, w, x), ValueError, "do not depend", "use them"),
     Row("ntk_kernels", lambda: fn.ntk_kernels(lambda p, x: x, w, x), ValueError, "do not depend", "use them"),
@@ -463,8 +466,15 @@ TUNING = [
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(environments=0), ValueError, "=0", "at least 1"),
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(tolerance=-1), ValueError, "tolerance=-1", "[0, 1)"),
 ]
+TESTING = [
+    Row("check_module", lambda: testing.check_module(net, list), TypeError, "a SinusoidMLP", "lambda: MAML(network)"),
+    Row("check_callback", lambda: testing.check_callback(net), TypeError, "a SinusoidMLP", "the class itself"),
+    Row("check_datamodule", lambda: testing.check_datamodule(net), TypeError, "a SinusoidMLP", "the class itself"),
+    Row("on_processes", lambda: testing.on_processes(print, 0), ValueError, "count=0", "at least 1"),
+]
 RECORDS = {
     "Card",
+    "Checks",
     "ClassImages",
     "LeadingCurvature",
     "Outcome",
@@ -481,6 +491,38 @@ DIAGNOSIS = [
     Row("diagnose", lambda: diagnosis.diagnose(linear(), []), TypeError, "got Linear", "takes a LightningModule"),
     Row("diagnose", lambda: diagnosis.diagnose(regression_maml(), [], steps=0), ValueError, "steps=0", "at least 1"),
 ]
+
+
+def of_every(package: object, *rows: tuple[type, Callable[[type], object], type[Exception], str, str]) -> list[Row]:
+    """A row for each public class of a package that has none above: what its base refuses, it refuses, too."""
+    named = {row.name for row in [*ALGORITHMS, *CALLBACKS, *DATA]}
+    found = []
+    for name in package.__all__:
+        kind = getattr(package, name)
+        for base, call, error, cause, remedy in rows:
+            if name not in named and isinstance(kind, type) and issubclass(kind, base):
+                found.append(Row(name, partial(call, kind), error, cause, remedy))
+    return found
+
+
+def with_arguments(kind: type, **arguments: object) -> object:
+    """An object, with a folder that is not there for what it needs besides."""
+    needed = [p for p in signature(kind).parameters.values() if p.default is p.empty and p.kind.name != "VAR_KEYWORD"]
+    return kind(*[MISSING] * len(needed), **arguments)
+
+
+ALGORITHMS += of_every(
+    modules, (gp.EnvironmentModule, lambda kind: kind(None), TypeError, "NoneType", "torch.nn.Module")
+)
+CALLBACKS += of_every(
+    callbacks, (callbacks.Probe, lambda kind: kind(every_n_epochs=0), ValueError, "every_n_epochs=0", "at least 1")
+)
+DATA += of_every(
+    data,
+    (data.EpisodeDataModule, lambda kind: with_arguments(kind, val_episodes=0), ValueError, "=0", "at least 1"),
+    (data.NamedEnvironmentsDataModule, lambda kind: with_arguments(kind, batch_size=0), ValueError, "=0", "None"),
+)
+
 TABLES = {
     "lightning_gp": [*ALGORITHMS, *DIAGNOSIS],
     "lightning_gp.diagnosis": DIAGNOSIS,
@@ -492,4 +534,5 @@ TABLES = {
     "lightning_gp.theory": THEORY,
     "lightning_gp.trainability": TRAINABILITY,
     "lightning_gp.tuning": TUNING,
+    "lightning_gp.testing": TESTING,
 }

@@ -11,6 +11,7 @@ import yaml
 
 from lightning_gp.cli import COMMANDS, main
 from lightning_gp.commands.reproduce import EXPERIMENTS
+from tests.public import PACKAGES
 from tests.robustness.bad_input import RECORDS, TABLES
 
 ROWS = [row for package, rows in TABLES.items() if package != "lightning_gp.modules" for row in rows]
@@ -23,6 +24,10 @@ def _own_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delenv("LIGHTNING_GP_DEBUG", raising=False)
     monkeypatch.delenv("LIGHTNING_GP_CACHE", raising=False)
+
+
+def test_every_public_package_has_a_table():
+    assert {f"lightning_gp{package}" for package in PACKAGES} == set(TABLES)
 
 
 @pytest.mark.parametrize("package", TABLES)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from lightning_gp.checks import whole
 from lightning_gp.datamodules.episodes.draws import uniforms
 from lightning_gp.datamodules.loader import ResumableSampler
 from lightning_gp.environments import Environments
@@ -34,6 +35,8 @@ class EpisodeDataset(Dataset[Environments]):
     def __init__(self, split: str, length: int, seed: int) -> None:
         if split not in SPLITS:
             raise ValueError(f"split={split!r} is unknown; use one of {', '.join(SPLITS)}.")
+        whole(1, length=length)
+        whole(0, seed=seed)
         self.split = split
         self.length = length
         self.seed = seed
@@ -84,6 +87,10 @@ class EpisodeSampler(ResumableSampler):
     """
 
     def __init__(self, episodes: int, fresh: bool, num_replicas: int = 1, rank: int = 0) -> None:
+        whole(1, episodes=episodes, num_replicas=num_replicas)
+        whole(0, rank=rank)
+        if rank >= num_replicas:
+            raise ValueError(f"rank={rank} must be below num_replicas={num_replicas}.")
         if episodes % num_replicas:
             raise ValueError(
                 f"{episodes} episodes cannot be shared equally by {num_replicas} devices; "

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_gp.checks import whole
 from lightning_gp.datamodules.episodes.class_splits import check_fractions, random_splits
 from lightning_gp.datamodules.episodes.datasets import SPLITS
 from lightning_gp.datamodules.images.classes import ImageClassDataModule
@@ -72,6 +73,7 @@ class ClassFolderDataModule(ImageClassDataModule):
             raise ValueError(
                 f"split_file={str(split_file)!r} and fractions={fractions} are two ways to split; give one."
             )
+        whole(0, split_seed=split_seed)
         if fractions is not None:
             check_fractions(fractions)
         super().__init__(root, ways, shots, queries, environments_per_batch, image_size, **kwargs)
