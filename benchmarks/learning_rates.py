@@ -9,7 +9,7 @@ training. From there, the same weights and state serve three numbers:
 - *found*: by bisection over the rate of steps of the real optimizer with the module's real gradients. A constant is
   subtracted from the gradient so that the weights are a stationary point (they are not quite one after a training, and
   a fast drift would change the curvature meanwhile) and the second moments are held; the weights are displaced by
-  1e-10, and a rate diverges if what changes its sign from step to step grows within 300 steps. What grows without
+  1e-10, and a rate diverges if what changes its sign from step to step grows within 200 steps. What grows without
   changing sign runs down a negative curvature, at any rate;
 - *untouched*: by bisection over the rate at which the loss of the batch, from the weights as they are and with the
   momentum of a new start, rises by 5 % within 30 steps. It contains the drift, and is shown for comparison only.
@@ -49,7 +49,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "AdamW": torch.optim.AdamW,
 }
 MOMENTUM = ("exp_avg", "momentum_buffer")
-ORDER = 6
+ORDER = 4
 WARM_UP, SHARE = 300, 0.03  # steps on the fixed batch, at this share of the critical rate
 
 
@@ -101,7 +101,7 @@ def omniglot(folder: str) -> Environments:
 
 
 def colored(folder: str) -> Environments:
-    data = ColoredMNISTDataModule(os.path.join(folder, "mnist"), examples=200)
+    data = ColoredMNISTDataModule(os.path.join(folder, "mnist"), examples=100)
     data.prepare_data()
     data.setup("fit")
     return as_batches(data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0))[0]
@@ -209,7 +209,7 @@ class Problem:
             found = leading_curvature(jacobian, rule.root_scales(named), rule.coupled_decay(named), rule.critical_rate)
         return rule.critical_rate(found.value)
 
-    def diverges(self, rate: float, size: float = 1e-10, growth: float = 1e4, steps: int = 300) -> bool:
+    def diverges(self, rate: float, size: float = 1e-10, growth: float = 1e6, steps: int = 200) -> bool:
         """Whether what changes its sign from step to step grows, from a displaced stationary point."""
         self.restore(rate)
         self.gradients()
@@ -276,7 +276,7 @@ def bisected(diverges: Callable[[float], bool], around: float) -> float:
         return 0.0
     if not diverges(high):
         return math.inf
-    while high / low > 1.01:
+    while high / low > 1.02:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if diverges(middle) else (middle, high)
     return math.sqrt(low * high)
