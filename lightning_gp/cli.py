@@ -18,6 +18,7 @@ lightning-gp: gradient-based multi-environment learning (MAML, IRM, gradient pen
   lightning-gp data check --config FILE.yaml       classes and images of each split, the cache, broken files
   lightning-gp data show  --config FILE.yaml       draw an episode (--output episode.png)
   lightning-gp diagnose --config FILE.yaml         is the learning rate right? gradients, curvature and the edge, a card
+  lightning-gp theory   --eigenvalues 4 1          which pairs of rates converge, as a picture; or --card diagnose.json
   lightning-gp tune     --config FILE.yaml         suggest inner and outer rate from short trainings, with a picture
   lightning-gp map      --config FILE.yaml         loss over a grid of inner and outer rates; map merge, map plot
   lightning-gp cross-domain --config FILE.yaml --test_data OTHER.yaml …   train once per seed, test on other data
@@ -40,6 +41,7 @@ COMMANDS = {
     "map": "commands.map",
     "tune": "commands.tune",
     "diagnose": "commands.diagnose",
+    "theory": "commands.theory",
     "reproduce": "commands.reproduce",
     "cross-domain": "commands.cross_domain",
     "data": "commands.data",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +97,40 @@ def spectral_density(grid: Tensor, density: Tensor, title: str = "Spectral densi
         # A few decades below the peak are smoothing noise; showing them would flatten what matters.
         axes.set_yscale("log")
         axes.set_ylim(bottom=float(np.nanmax(heights)) * 1e-8)
+    return figure
+
+
+def critical_rates(
+    inner_rates: Tensor, curves: Mapping[str, Tensor], safe: Tensor, inner_critical: float, title: str = ""
+) -> Figure:
+    """The critical outer rate over the inner rate for each eigenvalue [T21, Fig. 1].
+
+    Args:
+        inner_rates: α, (n,).
+        curves: β_c(α) of each eigenvalue by label, (n,); 0 where no rate converges.
+        safe: the bound for any eigenvalues below the smallest known one, (n,).
+        inner_critical: α_c, marked by a line.
+        title: above the picture.
+
+    Returns:
+        The figure; the outer rate is on a logarithmic axis.
+    """
+    figure, axes = _titled(title)
+    alphas = _array(inner_rates)
+    known = np.stack([_array(curve) for curve in curves.values()])
+    for label, curve in curves.items():
+        beta = _array(curve)
+        axes.plot(alphas, np.where(beta > 0, beta, np.nan), label=label)
+    lowest = known.min(0)
+    axes.fill_between(alphas, 1e-30, np.where(lowest > 0, lowest, np.nan), color="0.9", label="converges for these")
+    bound = _array(safe)
+    axes.plot(alphas, np.where(bound > 0, bound, np.nan), "k--", label="safe for any smaller eigenvalue")
+    axes.axvline(inner_critical, color="0.5", linestyle=":", label="α_c = 1/λ_1")
+    axes.set_yscale("log")
+    finite = bound[np.isfinite(bound) & (bound > 0)]
+    axes.set_ylim(finite.min() / 3, finite.max() * 30)
+    axes.set(xlabel="inner rate α", ylabel="critical outer rate β_c")
+    axes.legend(fontsize=8)
     return figure
 
 

@@ -1,5 +1,6 @@
 """Figures are drawn without pyplot, from finite and from broken numbers."""
 
+import json
 import sys
 
 import pytest
@@ -52,3 +53,22 @@ def test_missing_matplotlib_names_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'lightning-gp\[plots\]'"):
         plots.cosine_matrix(torch.eye(2))
+
+
+def test_theory_draws_the_critical_rates_of_eigenvalues_and_of_a_card(tmp_path, monkeypatch, capsys):
+    from lightning_gp.cli import main
+    from lightning_gp.theory import critical_outer_lr
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["theory", "--eigenvalues", "1", "4", "--output", "own"]) == 0
+    assert "α_c = 1/λ_1 = 0.25" in capsys.readouterr().out
+    written = json.loads((tmp_path / "own" / "theory.json").read_text())
+    alphas = torch.tensor(written["inner_rates"], dtype=torch.float64)
+    for value, label in ((4.0, "λ_1 = 4"), (1.0, "λ_2 = 1")):
+        expected = critical_outer_lr(torch.full((len(alphas), 1), value, dtype=torch.float64), alphas)
+        assert written[label] == expected.tolist()
+    assert (tmp_path / "own" / "theory.png").stat().st_size > 1000
+    card = {"values": {"curvature/eigenvalue_1": 4.0, "curvature/eigenvalue_2": 1.0, "gradients/norm": 3.0}}
+    (tmp_path / "diagnose.json").write_text(json.dumps(card))
+    assert main(["theory", "--card", "diagnose.json", "--output", "card"]) == 0
+    assert json.loads((tmp_path / "card" / "theory.json").read_text()) == written

@@ -112,6 +112,9 @@ CLI = {
     "tune, tolerance": (lambda: ["tune", *SIN, "--tune.tolerance=2"], "tolerance=2", "[0, 1)"),
     "diagnose, steps": (lambda: ["diagnose", *SIN, "--diagnose.steps=0"], "steps=0", "at least 1"),
     "diagnose, missing checkpoint": (lambda: ["diagnose", *SIN, "--ckpt_path", "no.ckpt"], "no.ckpt", "checkpoint"),
+    "theory, nothing": (lambda: ["theory"], "--eigenvalues", "diagnose.json"),
+    "theory, missing card": (lambda: ["theory", "--card", "no.json"], "no.json", "lightning-gp diagnose"),
+    "theory, no curvature": (lambda: ["theory", "--eigenvalues", "0"], "none is positive", "bounds the rates"),
     "reproduce, unknown": (lambda: ["reproduce", "everything"], "everything", "choose from"),
     "reproduce, shard": (lambda: ["reproduce", "lin", "--shard", "3/2"], "3/2", "i/n"),
     "reproduce, missing data": (
