@@ -13,7 +13,7 @@ from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss
 from lightning_gp.callbacks.measurement import Measurement
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.environments import Environments
-from lightning_gp.functional.curvatures import environment_curvatures
+from lightning_gp.functional.curvature_by_environment import environment_curvatures
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.types import Parameters, Split
 

@@ -2,7 +2,7 @@ from lightning_gp.functional.adaptation import Trajectory as Trajectory
 from lightning_gp.functional.adaptation import adapt as adapt
 from lightning_gp.functional.curvature import hessian_eigenvalues as hessian_eigenvalues
 from lightning_gp.functional.curvature import hessian_vector_product as hessian_vector_product
-from lightning_gp.functional.curvatures import environment_curvatures as environment_curvatures
+from lightning_gp.functional.curvature_by_environment import environment_curvatures as environment_curvatures
 from lightning_gp.functional.gradients import cosine_similarity as cosine_similarity
 from lightning_gp.functional.gradients import environment_gradients as environment_gradients
 from lightning_gp.functional.gradients import gradient_norm as gradient_norm
