@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from lightning_gp import LILPretraining, REx
+from lightning_gp import FOMAML, LILPretraining, REx
 from lightning_gp._lightning import pl
 from lightning_gp.callbacks import (
     CosineSimilarity,
@@ -28,9 +28,12 @@ def fit(name: str, devices: int, accumulate: int) -> dict[str, object]:
         PhaseAmplitudeConsistency(),
     ]
     if accumulate == 1:  # eigenvalues know nothing of it
-        callbacks += [HessianEigenvalues(tol=1e-8), LearningRateBounds()]
-    # The loss of LILPretraining cannot be differentiated three times through batch norm; REx couples environments.
-    if accumulate == 1 and cls not in (LILPretraining, REx):
+        callbacks.append(HessianEigenvalues(tol=1e-8))
+        if cls is not REx:  # it couples environments, and is measured in one process only
+            callbacks.append(LearningRateBounds())
+    # The loss of LILPretraining cannot be differentiated three times through batch norm; REx couples environments; the
+    # update of FOMAML is no gradient.
+    if accumulate == 1 and cls not in (FOMAML, LILPretraining, REx):
         callbacks.append(HessianEigenvalues(tol=1e-8, objective="training", prefix="training/"))
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -46,7 +49,7 @@ def fit(name: str, devices: int, accumulate: int) -> dict[str, object]:
         enable_model_summary=False,
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The (inner|outer) learning rate")  # these rates are large
+        warnings.filterwarnings("ignore", "The (inner |outer )?learning rate")  # these rates are large
         trainer.fit(module, data())
     weights = torch.cat([value.flatten() for key, value in module.state_dict().items() if "statistics" not in key])
     return {
