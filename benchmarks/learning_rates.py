@@ -9,8 +9,8 @@ training. From there, the same weights and state serve three numbers:
 - *found*: by bisection over the rate of steps of the real optimizer with the module's real gradients. A constant is
   subtracted from the gradient so that the weights are a stationary point (they are not quite one after a training, and
   a fast drift would change the curvature meanwhile) and the second moments are held; the weights are displaced by
-  1e-10, and a rate diverges if what changes its sign from step to step grows within 200 steps. What grows without
-  changing sign runs down a negative curvature, at any rate;
+  1e-9, and a rate diverges if what changes its sign from step to step grows. What grows without changing sign runs down
+  a negative curvature, at any rate;
 - *untouched*: by bisection over the rate at which the loss of the batch, from the weights as they are and with the
   momentum of a new start, rises by 5 % within 30 steps. It contains the drift, and is shown for comparison only.
 """
@@ -49,7 +49,6 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "AdamW": torch.optim.AdamW,
 }
 MOMENTUM = ("exp_avg", "momentum_buffer")
-ORDER = 4
 WARM_UP, SHARE = 300, 0.03  # steps on the fixed batch, at this share of the critical rate
 
 
@@ -209,50 +208,73 @@ class Problem:
             found = leading_curvature(jacobian, rule.root_scales(named), rule.coupled_decay(named), rule.critical_rate)
         return rule.critical_rate(found.value)
 
-    def diverges(self, rate: float, size: float = 1e-10, growth: float = 1e6, steps: int = 200) -> bool:
-        """Whether what changes its sign from step to step grows, from a displaced stationary point."""
+    def diverges(self, rate: float, size: float = 1e-9, blocks: int = 25, steps: int = 10) -> bool:
+        """Whether what changes its sign from step to step grows, near a stationary point.
+
+        Displacement and momentum are let go for some steps, freed of what does not alternate, and scaled back to their
+        first size, again and again: all three leave a linear recursion what it is.
+        """
         self.restore(rate)
         self.gradients()
         drift = [parameter.grad.clone() for parameter in self.parameters]
-        coupled = not isinstance(self.optimizer, torch.optim.AdamW)
-        decoupled = 0.0 if coupled else self.optimizer.defaults["weight_decay"]
-        origin = [parameter.detach().clone() for parameter in self.parameters]
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in self.parameters:
-                parameter.add_(size * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
-        start = self.distance(origin)
+        origin = self.places()[0]
         held = {id(p): {k: v for k, v in self.optimizer.state[p].items() if k not in MOMENTUM} for p in self.parameters}
         held = copy.deepcopy(held)
-        path: list[Tensor] = []
-        early = 0.0
-        for step in range(steps):
-            self.gradients()
-            for parameter, constant in zip(self.parameters, drift, strict=True):
-                parameter.grad.sub_(constant)
-            self.optimizer.step()
-            with torch.no_grad():
-                for parameter, place in zip(self.parameters, origin, strict=True):
-                    parameter.add_(rate * decoupled * place)  # the decay's own drift
-            for parameter in self.parameters:  # the second moments of the training, not those of the tiny displacement
-                self.optimizer.state[parameter].update(copy.deepcopy(held[id(parameter)]))
-            path = [*path[-ORDER - 1 :], torch.cat([p.detach().reshape(-1) for p in self.parameters])]
-            if step == 3 * ORDER:
-                early = float(alternating(path)[-1].norm())
-            if not bool(path[-1].isfinite().all()) or self.distance(origin) > growth * start:
-                break
-        if not bool(path[-1].isfinite().all()):
-            return True
-        if step <= 3 * ORDER:  # far away within a few steps, by one mode or the other
-            return float((path[-1] - path[-2]) @ (path[-2] - path[-3])) < 0
-        last = alternating(path)
-        return float(last[-1].norm()) > 3 * early and float(last[-1] @ last[-2]) < 0
+        generator = torch.Generator().manual_seed(1)
+        displaced = torch.randn(origin.shape, generator=generator, dtype=origin.dtype)
+        state, growth = torch.stack([size * displaced / displaced.norm(), torch.zeros_like(displaced)]), 1.0
+        for _ in range(blocks):
+            path = [state]
+            self.put(origin + state[0], state[1])
+            for _ in range(steps):
+                self.gradients()
+                for parameter, constant in zip(self.parameters, drift, strict=True):
+                    parameter.grad.sub_(constant)
+                self.optimizer.step()
+                theta, buffers = self.places()
+                path.append(torch.stack([theta + rate * self.decoupled * origin - origin, buffers]))
+                self.put(origin + path[-1][0], buffers)
+                for parameter in self.parameters:  # the second moments of the training, not of the tiny displacement
+                    self.optimizer.state[parameter].update(copy.deepcopy(held[id(parameter)]))
+                if not bool(path[-1].isfinite().all()) or float(path[-1][0].norm()) > 1e4 * size:
+                    break
+            if len(path) < 4 or not bool(path[-1].isfinite().all()):
+                return True
+            alternating = (path[-1] - 2 * path[-2] + path[-3]) / 4
+            growth = float(alternating[0].norm()) / size
+            state = alternating / growth
+        return growth > 1
 
-    def distance(self, origin: list[Tensor]) -> float:
-        """From where the weights were."""
-        return math.sqrt(
-            sum(float((p.detach() - o).square().sum()) for p, o in zip(self.parameters, origin, strict=True))
-        )
+    @property
+    def decoupled(self) -> float:
+        """Decoupled weight decay, whose own drift is taken out."""
+        coupled = not isinstance(self.optimizer, torch.optim.AdamW)
+        return 0.0 if coupled else float(self.optimizer.defaults["weight_decay"])
+
+    def places(self) -> tuple[Tensor, Tensor]:
+        """Weights and momentum, flat."""
+        weights = torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters])
+        buffers = [self._buffer(parameter) for parameter in self.parameters]
+        return weights, torch.cat(
+            [
+                torch.zeros_like(p).reshape(-1) if b is None else b.reshape(-1).clone()
+                for p, b in zip(self.parameters, buffers, strict=True)
+            ]
+        ).detach()
+
+    def put(self, weights: Tensor, buffers: Tensor) -> None:
+        """Weights and momentum from flat vectors."""
+        sizes = [parameter.numel() for parameter in self.parameters]
+        with torch.no_grad():
+            for parameter, own, buffer in zip(self.parameters, weights.split(sizes), buffers.split(sizes), strict=True):
+                parameter.copy_(own.view_as(parameter))
+                place = self._buffer(parameter)
+                if place is not None:
+                    place.copy_(buffer.view_as(parameter))
+
+    def _buffer(self, parameter: Tensor) -> Tensor | None:
+        state = self.optimizer.state[parameter]
+        return next((state[name] for name in MOMENTUM if isinstance(state.get(name), Tensor)), None)
 
     def rises(self, rate: float, by: float = 0.05, steps: int = 30) -> bool:
         """Whether the loss of the batch rises, from the weights as they are."""
@@ -260,13 +282,6 @@ class Problem:
         first = self.step()
         losses = (self.step() for _ in range(steps))
         return any(not math.isfinite(loss) or loss > first + by * abs(first) for loss in losses)
-
-
-def alternating(path: list[Tensor]) -> list[Tensor]:
-    """Differences of high order of the last places: 2^ORDER times what alternates, nearly nothing of slow growth."""
-    for _ in range(ORDER):
-        path = [after - before for before, after in zip(path[:-1], path[1:], strict=True)]
-    return path
 
 
 def bisected(diverges: Callable[[float], bool], around: float) -> float:

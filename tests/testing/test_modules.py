@@ -35,7 +35,11 @@ ELSEWHERE = {"LILPretraining": {"callbacks", "processes"}}
 """What takes ten seconds and is seen in tests/modules/test_distributed.py as well."""
 
 
-@pytest.mark.parametrize("name", MODULES)
+QUICK = {"MAML", "FOMAML", "LIL", "ERM", "GradientPenalty, shares", "IRMv1, shares of mini-batches", "REx"}
+"""One of each kind; all of them run with ``pytest -m slow``."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in MODULES])
 def test_every_module_keeps_its_promises(name):
     case, elsewhere = MODULES[name], ELSEWHERE.get(name, set())
     done = check_module(lambda: case.module(case.network(), **case.options), case.data, skip=elsewhere)
