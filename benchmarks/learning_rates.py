@@ -208,7 +208,7 @@ class Problem:
             found = leading_curvature(jacobian, rule.root_scales(named), rule.coupled_decay(named), rule.critical_rate)
         return rule.critical_rate(found.value)
 
-    def diverges(self, rate: float, size: float = 1e-9, blocks: int = 25, steps: int = 10) -> bool:
+    def diverges(self, rate: float, size: float = 1e-9, blocks: int = 15, steps: int = 10) -> bool:
         """Whether what changes its sign from step to step grows, near a stationary point.
 
         Displacement and momentum are let go for some steps, freed of what does not alternate, and scaled back to their

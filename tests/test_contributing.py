@@ -118,7 +118,7 @@ def test_maps_bounds_panels_and_the_command_line_know_the_toys(copy):
 
 # -- no list kept by hand -----------------------------------------------------------------------------------------
 
-USES = ("experiments", "commands", "runs")
+USES = ("experiments", "commands", "runs", "diagnosis")
 """Rooms that use algorithms, callbacks and data by name, each for one purpose, and know of no others."""
 BASES = ("Probe", "EnvironmentModule", "NamedEnvironmentModule", "MAML", "EpisodeDataModule", "FewShotDataModule")
 """What others are subclasses of."""

@@ -67,6 +67,7 @@ def diagnose(
         True
     """
     checks.whole(1, steps=steps)
+    checks.optional_whole(1, probe_size=probe_size)
     if not isinstance(module, LightningModule):
         raise TypeError(f"diagnose(module, data) takes a LightningModule, got {type(module).__name__}.")
     if ckpt_path is not None and "://" not in str(ckpt_path) and not Path(ckpt_path).is_file():

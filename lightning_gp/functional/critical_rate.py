@@ -9,6 +9,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from lightning_gp import checks
+
 
 class Turn(NamedTuple):
     """Where a function of a rate is back at its start.
@@ -50,6 +52,7 @@ def turning_rate(
         >>> abs(turn.rate - 0.5) < 0.01
         True
     """
+    checks.whole(1, steps=steps)
     if not (math.isfinite(guess) and guess > 0):
         raise ValueError(f"guess={guess!r} must be a positive rate, such as the one in use.")
     if not 0 < tol < 1:

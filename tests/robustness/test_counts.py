@@ -39,7 +39,7 @@ FROM_ZERO = {
 """Counts and positions that may be 0, whoever takes them."""
 ZERO_TOO = {("adaptation_distance", "steps"), ("expected_adaptation_distance", "steps")}
 NO_COUNT = {("GradientPenalty", "sign")}
-RECORDS = {"Suggestion"}
+RECORDS = {"Card", "Suggestion"}
 """Made by the package itself, not by its users."""
 
 ONE = torch.ones(1)
@@ -76,7 +76,7 @@ NEEDED: dict[str, Callable[[], object]] = {
     "length": lambda: 4,
     "loss": lambda: loss,
     "lr": lambda: 0.1,
-    "module": lambda: SinusoidMLP((3,)),
+    "module": squared,
     "network": lambda: SinusoidMLP((3,), out_features=3),
     "new_features": lambda: torch.ones(2, 3, 2),
     "objective": squared,
@@ -101,6 +101,8 @@ NEEDED: dict[str, Callable[[], object]] = {
 ESPECIALLY = {
     ("hessian_eigenvalues", "loss"): lambda: lambda p: p["w"].square().sum(),
     ("TrainabilityMap", "data"): SinusoidDataModule,
+    ("diagnose", "data"): SinusoidDataModule,
+    ("turning_rate", "loss"): lambda: lambda rate: (rate - 1) ** 2,
     ("BatchStream", "data"): lambda: tasks,
     ("adaptation_distance", "parameters"): lambda: torch.ones(2),
     ("prototype_scores", "x"): lambda: x,
