@@ -14,9 +14,9 @@ from lightning_gp.theory.optimal_adaptation import optimal_adaptation_lr as opti
 from lightning_gp.theory.optimal_adaptation import (
     optimal_adaptation_lr_from_kernels as optimal_adaptation_lr_from_kernels,
 )
-from lightning_gp.theory.optimizers import Recursion as Recursion
 from lightning_gp.theory.optimizers import UpdateRule as UpdateRule
 from lightning_gp.theory.optimizers import update_rule as update_rule
+from lightning_gp.theory.recursion import Recursion as Recursion
 from lightning_gp.theory.third_order import critical_inner_lr_with_tg as critical_inner_lr_with_tg
 from lightning_gp.theory.third_order import critical_outer_lr_with_tg as critical_outer_lr_with_tg
 

@@ -29,96 +29,16 @@ et al. (2022), Adaptive gradient methods at the edge of stability.
 
 from __future__ import annotations
 
-import cmath
 import inspect
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-Group: TypeAlias = Mapping[str, Any]
-State: TypeAlias = Mapping[str, Any]
-Scale: TypeAlias = "Tensor | float"
-
-
-@dataclass(frozen=True)
-class Recursion:
-    """The linear recursion of this module's docstring, but for P, W and the rate.
-
-    Attributes:
-        momentum: μ.
-        gain: γ.
-        direct: a.
-        buffered: b.
-    """
-
-    momentum: float = 0.0
-    gain: float = 1.0
-    direct: float = 0.0
-    buffered: float = 1.0
-
-    @property
-    def stiffness(self) -> float:
-        """The factor a + bγ + μa of a curvature where the sign of θ changes from step to step."""
-        return self.direct * (1 + self.momentum) + self.buffered * self.gain
-
-    def critical_curvature(self, rate: float, decay: float = 0.0) -> float:
-        """The largest real c at which steps of rate β converge: (1 + μ)(2 − βw) / (β(a + bγ + μa)).
-
-        Args:
-            rate: β > 0.
-            decay: w, decoupled.
-
-        Example:
-            >>> Recursion().critical_curvature(0.1)
-            20.0
-            >>> round(Recursion(momentum=0.9, gain=0.1).critical_curvature(0.1), 6)  # Adam: 38/β
-            380.0
-        """
-        return (1 + self.momentum) * (2 - rate * decay) / (rate * self.stiffness)
-
-    def critical_rate(self, curvature: complex, decay: float = 0.0) -> float:
-        """The smallest rate β at which steps no longer converge in a direction of curvature c.
-
-        A curvature that is not real belongs to an update that is no gradient, such as FOMAML's. Directions of Re c ≤ 0
-        repel at any rate and are left out of account, as in ``critical_outer_lr``: ∞.
-
-        Args:
-            curvature: c.
-            decay: w.
-
-        Example:
-            >>> Recursion().critical_rate(20.0)
-            0.1
-        """
-        if curvature.real <= 0:
-            return math.inf
-        if curvature.imag == 0:
-            return (1 + self.momentum) * 2 / (curvature.real * self.stiffness + (1 + self.momentum) * decay)
-        high = 2 * self.critical_rate(complex(curvature.real), decay)  # a turning direction is no more stable
-        low = 0.0
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if self.spectral_radius(curvature, middle, decay) < 1 else (low, middle)
-        return high
-
-    def spectral_radius(self, curvature: complex, rate: float, decay: float = 0.0) -> float:
-        """The larger modulus of the two roots of the characteristic polynomial.
-
-        Args:
-            curvature: c.
-            rate: β.
-            decay: w.
-        """
-        kept = 1 - rate * decay
-        trace = kept + self.momentum - rate * curvature * (self.direct + self.buffered * self.gain)
-        determinant = self.momentum * (kept - rate * curvature * self.direct)
-        root = cmath.sqrt(trace * trace - 4 * determinant)
-        return max(abs(trace + root), abs(trace - root)) / 2
+from lightning_gp.theory.optimizer_kinds import KINDS, Kind, Scale
+from lightning_gp.theory.recursion import Recursion
 
 
 @dataclass(frozen=True)
@@ -235,7 +155,7 @@ def update_rule(optimizer: Optimizer) -> UpdateRule:
     return UpdateRule(recursion, rate, max(decays), scales, coupled)
 
 
-def _known(optimizer: Optimizer) -> tuple[_Kind, Recursion]:
+def _known(optimizer: Optimizer) -> tuple[Kind, Recursion]:
     name, own = type(optimizer).__name__, inspect.unwrap(type(optimizer).step)  # torch wraps it for profiling
     kind = next((kind for each, kind in KINDS.items() if own is inspect.unwrap(each.step)), None)
     if kind is None:
@@ -254,112 +174,6 @@ def _known(optimizer: Optimizer) -> tuple[_Kind, Recursion]:
             f"{sorted(map(repr, recursions))}. Give them the same."
         )
     return kind, recursions.pop()
-
-
-# -- the optimizers ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """How to read an optimizer's recursion off a group (and the state), and 1/p off the state of a parameter."""
-
-    recursion: Callable[[Group, Mapping[Tensor, State]], Recursion]
-    inverse_scale: Callable[[Group, State], Scale]
-
-
-def _sgd(group: Group, states: Mapping[Tensor, State]) -> Recursion:
-    momentum = float(group["momentum"])
-    if momentum == 0:
-        return Recursion()
-    gain = 1 - float(group["dampening"])
-    return Recursion(momentum, gain, 1.0, momentum) if group["nesterov"] else Recursion(momentum, gain)
-
-
-def _first_moment(group: Group, states: Mapping[Tensor, State]) -> Recursion:
-    beta = float(group["betas"][0])
-    return Recursion(beta, 1 - beta)
-
-
-def _nadam(group: Group, states: Mapping[Tensor, State]) -> Recursion:
-    beta = float(group["betas"][0])
-    state = next((states[each] for each in group["params"] if states.get(each)), None)
-    if state is None:
-        return Recursion(beta, 1 - beta)
-    # The schedule of [Dozat, 2016], at the coming step.
-    step, psi = float(state["step"]) + 1, float(group["momentum_decay"])
-    now, following = (beta * (1 - 0.5 * 0.96 ** (each * psi)) for each in (step, step + 1))
-    product = float(state["mu_product"]) * now
-    return Recursion(beta, 1 - beta, (1 - now) / (1 - product), following / (1 - product * following))
-
-
-def _no_momentum(group: Group, states: Mapping[Tensor, State]) -> Recursion:
-    return Recursion(float(group.get("momentum", 0.0)))
-
-
-def _adam_scale(group: Group, state: State) -> Scale:
-    if not state:
-        return 0.0
-    step = float(state["step"])
-    second = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
-    correction = 1 - float(group["betas"][1]) ** step
-    scale: Tensor = 1 / ((second / correction).sqrt() + float(group["eps"]))
-    return scale
-
-
-def _first_moment_scale(scale: Callable[[Group, State], Scale]) -> Callable[[Group, State], Scale]:
-    """With the correction 1/(1 − β₁^t) of the first moment, which NAdam has in its schedule."""
-
-    def corrected(group: Group, state: State) -> Scale:
-        return scale(group, state) / (1 - float(group["betas"][0]) ** float(state["step"])) if state else 0.0
-
-    return corrected
-
-
-def _radam_scale(group: Group, state: State) -> Scale:
-    if not state:
-        return 0.0
-    step, beta = float(state["step"]), float(group["betas"][1])
-    longest = 2 / (1 - beta) - 1
-    length = longest - 2 * step * beta**step / (1 - beta**step)
-    if length <= 5:
-        return 1.0
-    rectified = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-    scale: Tensor = math.sqrt(rectified * (1 - beta**step)) / (state["exp_avg_sq"].sqrt() + float(group["eps"]))
-    return scale
-
-
-def _adamax_scale(group: Group, state: State) -> Scale:
-    return 1 / state["exp_inf"] if state else 0.0
-
-
-def _rmsprop_scale(group: Group, state: State) -> Scale:
-    if not state:
-        return 0.0
-    second = state["square_avg"]
-    if group["centered"]:
-        second = second - state["grad_avg"].square()
-    scale: Tensor = 1 / (second.clamp(min=0).sqrt() + float(group["eps"]))
-    return scale
-
-
-def _adagrad_scale(group: Group, state: State) -> Scale:
-    if not state or float(state["step"]) == 0:
-        return 0.0
-    slowed = 1 + (float(state["step"]) - 1) * float(group["lr_decay"])  # the rate falls as 1/slowed
-    scale: Tensor = 1 / (slowed * (state["sum"].sqrt() + float(group["eps"])))
-    return scale
-
-
-KINDS: Mapping[type[Optimizer], _Kind] = {
-    torch.optim.SGD: _Kind(_sgd, lambda group, state: 1.0),
-    torch.optim.Adam: _Kind(_first_moment, _first_moment_scale(_adam_scale)),
-    torch.optim.AdamW: _Kind(_first_moment, _first_moment_scale(_adam_scale)),
-    torch.optim.NAdam: _Kind(_nadam, _adam_scale),
-    torch.optim.RAdam: _Kind(_first_moment, _first_moment_scale(_radam_scale)),
-    torch.optim.Adamax: _Kind(_first_moment, _first_moment_scale(_adamax_scale)),
-    torch.optim.RMSprop: _Kind(_no_momentum, _rmsprop_scale),
-    torch.optim.Adagrad: _Kind(_no_momentum, _adagrad_scale),
-}
 
 
 def _real(value: Tensor) -> torch.dtype:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.optim import NAdam, Optimizer, RMSprop
 
-from lightning_gp.theory.optimizers import Recursion, update_rule
+from lightning_gp.theory.optimizers import update_rule
+from lightning_gp.theory.recursion import Recursion
 
 SGD, Adam, AdamW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
 OPTIMIZERS = {
