@@ -2,9 +2,9 @@
 
     python benchmarks/callbacks.py [--data ../shared/data/omniglot] [--output docs/results/callbacks.json]
 
-Conv4-64, 5-way 1-shot, 32 environments per batch, one thread, CPU time. A few steps of ``Trainer.fit`` are timed without
-callbacks; then every callback measures once, cold, and once more, as in later epochs. The share is the time of one
-measurement over that of 500 steps.
+Conv4-64, 5-way 1-shot, 32 environments per batch, one thread, CPU time. A few steps of ``Trainer.fit`` are timed
+without callbacks; then every callback measures once, cold, and once more, as in later epochs. The share is the time of
+one measurement over that of 500 steps.
 """
 
 from __future__ import annotations
