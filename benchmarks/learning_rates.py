@@ -222,7 +222,8 @@ class Problem:
         held = copy.deepcopy(held)
         generator = torch.Generator().manual_seed(1)
         displaced = torch.randn(origin.shape, generator=generator, dtype=origin.dtype)
-        state, growth = torch.stack([size * displaced / displaced.norm(), torch.zeros_like(displaced)]), 1.0
+        state = torch.stack([size * displaced / displaced.norm(), torch.zeros_like(displaced)])
+        growths: list[float] = []
         for _ in range(blocks):
             path = [state]
             self.put(origin + state[0], state[1])
@@ -241,9 +242,10 @@ class Problem:
             if len(path) < 4 or not bool(path[-1].isfinite().all()):
                 return True
             alternating = (path[-1] - 2 * path[-2] + path[-3]) / 4
-            growth = float(alternating[0].norm()) / size
-            state = alternating / growth
-        return growth > 1
+            growths.append(float(alternating[0].norm()) / size)
+            state = alternating / growths[-1]
+        # Over several blocks: what turns has a small displacement at one time and a large one at another.
+        return statistics.fmean(map(math.log, growths[-10:])) > 0
 
     @property
     def decoupled(self) -> float:
