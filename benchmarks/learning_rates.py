@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import os
 import statistics
@@ -308,35 +309,38 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "learning_rates.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows, results = [], {}
+    results: dict[str, dict[str, float]] = {}
+    if arguments.output.exists():  # goes on where it was stopped
+        results = json.loads(arguments.output.read_text("utf-8"))["cases"]
     for name, (build, batch) in modules(arguments.data).items():
         if arguments.only not in name:
             continue
         for optimizer, make in OPTIMIZERS.items():
+            if f"{name}, {optimizer}" in results:
+                continue
             begin = time.perf_counter()
             problem = Problem(build, batch, make)
             problem.restore(0.0)
             predicted = problem.predicted()
             found, untouched = bisected(problem.diverges, predicted), bisected(problem.rises, predicted)
-            ratio = found / predicted
             results[f"{name}, {optimizer}"] = {
                 "predicted": predicted,
                 "found": found,
-                "ratio": ratio,
+                "ratio": found / predicted,
                 "untouched": untouched / predicted,
             }
-            numbers = [f"{value:.3g}" for value in (predicted, found, ratio, untouched / predicted)]
-            rows.append([name, optimizer, *numbers, f"{time.perf_counter() - begin:.0f}"])
-            print(*rows[-1], flush=True)
-    ratios = [max(each["ratio"], 1 / each["ratio"]) if each["ratio"] else math.inf for each in results.values()]
-    summary = {"worst": max(ratios), "median": statistics.median(ratios), "cases": len(ratios)}
-    print_table(
-        "critical rates",
-        ["module", "optimizer", "predicted", "found", "found/predicted", "untouched/predicted", "s"],
-        rows,
-    )
-    print(summary)
-    write_json(arguments.output, {"cases": results, "summary": summary})
+            print(name, optimizer, f"{found / predicted:.3f}", f"{time.perf_counter() - begin:.0f} s", flush=True)
+            write_json(arguments.output, {"cases": results, "summary": summary(results)})
+    header = ["module and optimizer", "predicted", "found", "found/predicted", "untouched/predicted"]
+    rows = [[name, *(f"{value:.3g}" for value in each.values())] for name, each in results.items()]
+    print_table("critical rates", header, rows)
+    print(summary(results))
+
+
+def summary(results: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The worst and the median factor between the two rates."""
+    factors = [max(each["ratio"], 1 / each["ratio"]) if each["ratio"] else math.inf for each in results.values()]
+    return {"worst": max(factors), "median": statistics.median(factors), "cases": len(factors)}
 
 
 if __name__ == "__main__":
