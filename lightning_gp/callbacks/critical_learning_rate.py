@@ -19,6 +19,7 @@ from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.contracts import Key
 from lightning_gp.environments import Environments, chunks_of
 from lightning_gp.functional.critical_rate import turning_rate
+from lightning_gp.types import Parameters
 
 
 class CriticalLearningRate(Probe):
@@ -145,6 +146,6 @@ class CriticalLearningRate(Probe):
             parameter.copy_(new if rate == 0 else torch.lerp(before, new, 1 + rate / self._rate))
 
 
-def _detached(function: Any, parameters: dict[str, Tensor], one: Environments) -> Tensor:
+def _detached(function: Callable[[Parameters, Environments], Tensor], parameters: dict[str, Tensor], one: Environments) -> Tensor:
     value: Tensor = function(parameters, one).detach().sum()
     return value

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_gp._lightning import LightningModule
 from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss
 from lightning_gp.callbacks.measurement import Measurement
 from lightning_gp.callbacks.probe_batch import ProbeBatch
@@ -18,7 +19,7 @@ from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.types import Parameters, Split
 
 
-def optimizer_of(module: Any, position: int | None = None) -> Optimizer:
+def optimizer_of(module: LightningModule, position: int | None = None) -> Optimizer:
     """The optimizer that minimises the measured loss.
 
     Args:

@@ -144,7 +144,7 @@ def test_list_and_config(reproduce, capsys):
         (["--cell", "maml/2-shot/mini"], "has no cell 'maml/2-shot/mini'"),
         (["--cell", "maml/1-shot/cars"], "cars"),
         (["--cell", "fomaml+lil/1-shot/mini", "--iterations", "1"], "needs at least 2"),
-        (["--cell", "maml/1-shot/mini", "--image-size", "8"], "image_size=8 is too small"),
+        (["--cell", "maml/1-shot/mini", "--image-size", "8"], "image_size=8 must be a whole number of at least 16"),
     ],
 )
 def test_mistakes_are_told_before_training(words, message, images, tmp_path, monkeypatch, capsys):

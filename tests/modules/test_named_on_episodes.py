@@ -39,11 +39,23 @@ def test_the_penalty_is_the_mean_over_episodes_and_there_are_no_names():
     assert not any(key.startswith(("val/loss/", "val/worst")) for key in logged)
 
 
-def test_the_curvature_of_a_coupled_objective_is_refused():
+def test_the_curvature_of_a_coupled_objective_is_that_of_the_whole_batch():
+    module = REx(nn.Linear(1, 1), penalty_weight=3.0, criterion=F.mse_loss)
+    by_objective = HessianEigenvalues(k=1, objective="training", tol=1e-6)
+    by_hand = HessianEigenvalues(
+        k=1, tol=1e-6, prefix="hand/", loss_fn=lambda module, batch: module.training_loss(batch)
+    )
+    data = SinusoidDataModule(environments_per_batch=4, iterations_per_epoch=2, val_episodes=4)
+    fit(module, data, by_objective, by_hand)
+    wanted = by_hand.values["hand/curvature/eigenvalue_1"]
+    assert wanted > 0
+    assert by_objective.values["curvature/eigenvalue_1"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_curvature_of_a_coupled_objective_has_no_value_for_one_episode():
     module = REx(SinusoidMLP([8]), criterion=F.mse_loss)
-    with pytest.raises(ValueError, match=r"objective of REx couples them.*module.training_loss"):
-        fit(module, SinusoidDataModule(environments_per_batch=4), HessianEigenvalues(objective="training"))
-    module = REx(nn.Linear(1, 1), criterion=F.mse_loss)
-    watch = HessianEigenvalues(k=1, loss_fn=lambda module, batch: module.training_loss(batch))
-    fit(module, SinusoidDataModule(environments_per_batch=4, iterations_per_epoch=2, val_episodes=4), watch)
-    assert watch.values["curvature/eigenvalue_1"] > 0
+    watch = HessianEigenvalues(objective="training", episodes=4)
+    with pytest.raises(ValueError, match=r"objective of REx couples the environments.*leave episodes=None"):
+        pl.Trainer(accelerator="cpu", logger=False, callbacks=[watch]).validate(
+            module, SinusoidDataModule(environments_per_batch=4), verbose=False
+        )
