@@ -22,7 +22,8 @@ def test_workspace_has_the_sections_in_order():
     sections = content["spec"]["section"]["panelBankConfig"]["sections"]
     names = ["training", "adaptation", "gradients", "linearity", "curvature", "learning rates"]
     assert [section["name"] for section in sections][: len(names)] == names
-    foreign = [kind for kind in dashboards.callback_classes() if not kind.__module__.startswith("lightning_gp.")]  # of other tests
+    # Callbacks that other tests define are known, too.
+    foreign = [kind for kind in dashboards.callback_classes() if not kind.__module__.startswith("lightning_gp.")]
     assert {section["name"] for section in sections[len(names) :]} <= {
         key.name.partition("/")[0].replace("_", " ") for kind in foreign for key in kind.keys
     }

@@ -146,6 +146,8 @@ class CriticalLearningRate(Probe):
             parameter.copy_(new if rate == 0 else torch.lerp(before, new, 1 + rate / self._rate))
 
 
-def _detached(function: Callable[[Parameters, Environments], Tensor], parameters: dict[str, Tensor], one: Environments) -> Tensor:
+def _detached(
+    function: Callable[[Parameters, Environments], Tensor], parameters: Parameters, one: Environments
+) -> Tensor:
     value: Tensor = function(parameters, one).detach().sum()
     return value
