@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_gp.types import Examples
+from lightning_gp.types import Examples, Split
 
 
 class Environments(NamedTuple):
@@ -31,6 +32,40 @@ class Environments(NamedTuple):
     support: Examples
     query: Examples | None = None
 
+    def split(self, name: Split) -> Examples:
+        """The (x, y) of the query or support set; the support set also stands in where there is no query set.
+
+        Args:
+            name: ``"query"`` or ``"support"``.
+
+        Raises:
+            ValueError: if it is neither.
+        """
+        if name not in ("support", "query"):
+            raise ValueError(f"split={name!r} is unknown; use 'support' or 'query'.")
+        return self.query if name == "query" and self.query is not None else self.support
+
+    def chunks(self, size: int) -> Iterator[Environments]:
+        """Consecutive slices of at most ``size`` environments, as views."""
+        for start in range(0, count_of(self), size):
+            yield self.map(itemgetter(slice(start, start + size)))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Environments:
+        """The batch with ``function`` of each of its tensors.
+
+        Example:
+            >>> x = torch.zeros(4, 10, 1)
+            >>> Environments((x, x)).map(torch.Tensor.double).support[0].dtype
+            torch.float64
+        """
+        x, y = self.support
+        query = None if self.query is None else (function(self.query[0]), function(self.query[1]))
+        return Environments((function(x), function(y)), query)
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors: x and y of the support set and, where there is one, of the query set."""
+        return [*self.support, *(self.query or ())]
+
 
 EnvironmentBatch = Environments | Sequence[Environments]
 """Equal-sized environments stacked in one ``Environments``, or a list of them where sizes differ."""
@@ -39,39 +74,6 @@ EnvironmentBatch = Environments | Sequence[Environments]
 def count_of(environments: Environments) -> int:
     """Number of environments E in a stacked batch."""
     return environments.support[0].shape[0]
-
-
-def examples_of(environments: Environments, split: str) -> Examples:
-    """The (x, y) of ``split``; ``"query"`` falls back to the support set where no query set exists.
-
-    Raises:
-        ValueError: if ``split`` is neither ``"support"`` nor ``"query"``.
-    """
-    if split not in ("support", "query"):
-        raise ValueError(f"split={split!r} is unknown; use 'support' or 'query'.")
-    if split == "query" and environments.query is not None:
-        return environments.query
-    return environments.support
-
-
-def chunks_of(environments: Environments, size: int) -> Iterator[Environments]:
-    """Consecutive slices of at most ``size`` environments, as views."""
-    for start in range(0, count_of(environments), size):
-        stop = start + size
-        query = environments.query
-        yield Environments(
-            support=(environments.support[0][start:stop], environments.support[1][start:stop]),
-            query=None if query is None else (query[0][start:stop], query[1][start:stop]),
-        )
-
-
-def clone(environments: Environments) -> Environments:
-    """A copy that autograd may record, also of tensors that were made in inference mode."""
-
-    def copy(examples: Examples) -> Examples:
-        return examples[0].clone(), examples[1].clone()
-
-    return Environments(copy(environments.support), None if environments.query is None else copy(environments.query))
 
 
 def as_batches(batch: EnvironmentBatch) -> list[Environments]:
@@ -132,9 +134,6 @@ def stack(environments: Sequence[Environments]) -> Environments:
     Args:
         environments: each with x (K, *feature) and y (K, *target).
     """
-    support = tuple(torch.stack([e.support[i] for e in environments]) for i in (0, 1))
-    if environments[0].query is None:
-        return Environments((support[0], support[1]))
-    queries = [e.query for e in environments if e.query is not None]
-    query = tuple(torch.stack([q[i] for q in queries]) for i in (0, 1))
-    return Environments((support[0], support[1]), (query[0], query[1]))
+    stacked = [torch.stack(each) for each in zip(*(one.tensors() for one in environments), strict=True)]
+    query = None if environments[0].query is None else (stacked[2], stacked[3])
+    return Environments((stacked[0], stacked[1]), query)

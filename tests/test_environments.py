@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lightning_gp.environments import Environments, as_batches, chunks_of, clone, count_of, examples_of, stack
+from lightning_gp.environments import Environments, as_batches, count_of, stack
 
 
 def batch(count: int = 5) -> Environments:
@@ -12,25 +12,25 @@ def batch(count: int = 5) -> Environments:
 
 
 def test_chunks_put_together_are_the_batch():
-    pieces = list(chunks_of(batch(), 2))
+    pieces = list(batch().chunks(2))
     assert [count_of(piece) for piece in pieces] == [2, 2, 1]
     for split in ("support", "query"):
         for index in (0, 1):
-            joined = torch.cat([examples_of(piece, split)[index] for piece in pieces])
-            torch.testing.assert_close(joined, examples_of(batch(), split)[index])
+            joined = torch.cat([piece.split(split)[index] for piece in pieces])
+            torch.testing.assert_close(joined, batch().split(split)[index])
 
 
 def test_query_falls_back_to_support():
     support_only = batch()._replace(query=None)
-    assert examples_of(support_only, "query") is support_only.support
+    assert support_only.split("query") is support_only.support
     with pytest.raises(ValueError, match=r"split='train'.*'support' or 'query'"):
-        examples_of(batch(), "train")
+        batch().split("train")
 
 
 def test_clones_of_inference_tensors_can_be_recorded():
     with torch.inference_mode():
         inference = batch()
-    copied = clone(inference)
+    copied = inference.map(torch.clone)
     assert not copied.support[0].is_inference()
     torch.testing.assert_close(copied.query[1], inference.query[1])
 

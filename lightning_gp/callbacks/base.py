@@ -30,7 +30,6 @@ from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
 from lightning_gp.callbacks.steps import Steps
 from lightning_gp.contracts import Key
-from lightning_gp.environments import chunks_of
 from lightning_gp.loggers import log_figures
 
 SHARDED = ("FSDP", "DeepSpeed", "ModelParallel", "XLA")
@@ -246,7 +245,7 @@ class Probe(Callback):
                 if self._trained is not None:
                     piece: Piece = self._trained
                 else:
-                    piece = next(chunks_of(self.loss.pieces(self.batch.batches[0])[0], 1))
+                    piece = next(self.loss.pieces(self.batch.batches[0])[0].chunks(1))
                 self.check(self.loss, piece)
                 several = self.batch.size is not None and self.loss.live
                 if self.keeps_graph and several and run.snapshot.touched(self.loss.parameters().values()):

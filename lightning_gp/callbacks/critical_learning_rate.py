@@ -17,7 +17,7 @@ from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.contracts import Key
-from lightning_gp.environments import Environments, chunks_of
+from lightning_gp.environments import Environments
 from lightning_gp.functional.critical_rate import turning_rate
 from lightning_gp.types import Parameters
 
@@ -130,7 +130,7 @@ class CriticalLearningRate(Probe):
                 each = [
                     turning_rate(along(partial(_detached, function, parameters, one)), self._rate, self.tol).rate
                     for piece in measurement.pieces
-                    for one in chunks_of(piece, 1)
+                    for one in piece.chunks(1)
                 ]
                 everyone = measurement.all_environments(torch.tensor(each, dtype=torch.float64))
                 values["learning_rates/turning_min"] = float(everyone.min())

@@ -19,7 +19,7 @@ from lightning_gp.callbacks.losses import AnyLoss, Piece, Skipped
 from lightning_gp.callbacks.measurement import Measurement
 from lightning_gp.callbacks.ranks import Ranks
 from lightning_gp.contracts import MeasuresEnvironments
-from lightning_gp.environments import as_batches, chunks_of
+from lightning_gp.environments import as_batches
 from lightning_gp.types import Split
 
 
@@ -209,7 +209,7 @@ class EpisodeProbe(Probe):
 def _episodes(loss: AnyLoss, batch: Any, index: int) -> Iterator[Piece]:
     """One environment at a time, or the whole batch."""
     if loss.by_environment:
-        yield from (one for environments in as_batches(batch) for one in chunks_of(environments, 1))
+        yield from (one for environments in as_batches(batch) for one in environments.chunks(1))
     else:
         yield from loss.pieces(batch, index)
 

@@ -13,7 +13,7 @@ from lightning_gp._lightning import LightningModule, takes
 from lightning_gp.callbacks.batches import copied, example_count
 from lightning_gp.callbacks.loss_checks import STEPS, THREE_WAYS, checked, refuse_reentrant
 from lightning_gp.contracts import MeasuresEnvironments, Objective
-from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, chunks_of, count_of
+from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of
 from lightning_gp.functional.gradients import gradients_of_losses
 from lightning_gp.types import Parameters, Split
 
@@ -165,7 +165,7 @@ class EnvironmentLoss(ModuleLoss[Environments]):
     def gradients(self, parameters: Parameters, piece: Environments, split: Split = "query") -> Parameters:
         """One environment at a time, so that E environments cost E forward and backward passes."""
         each = [
-            gradients_of_losses(partial(self.losses, piece=one, split=split), parameters) for one in chunks_of(piece, 1)
+            gradients_of_losses(partial(self.losses, piece=one, split=split), parameters) for one in piece.chunks(1)
         ]
         return {name: torch.cat([gradient[name] for gradient in each]) for name in parameters}
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from lightning_gp.callbacks.losses import AnyLoss, Skipped
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
-from lightning_gp.environments import examples_of
 from lightning_gp.types import Split
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ class Measurement:
         counts = [loss.count(piece) for piece in pieces]
         shares = [1.0] * len(pieces)
         if loss.shares_examples and ranks.world > 1:
-            sizes = [float(examples_of(piece, "query")[1].shape[1]) for piece in pieces]
+            sizes = [float(piece.split("query")[1].shape[1]) for piece in pieces]
             shares = [size / total for size, total in zip(sizes, ranks.totals(*sizes), strict=True)]
         return cls(loss, pieces, counts, ranks.totals(sum(counts))[0], ranks, shares, again)
 

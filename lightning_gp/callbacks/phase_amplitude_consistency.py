@@ -15,7 +15,7 @@ from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.outer_path import OuterPath
 from lightning_gp.contracts import Adapts, Key
-from lightning_gp.environments import Environments, examples_of
+from lightning_gp.environments import Environments
 from lightning_gp.functional.adaptation import Trajectory, over_environments
 from lightning_gp.functional.inner_loop import run
 from lightning_gp.functional.linearised import Predict
@@ -117,7 +117,7 @@ class PhaseAmplitudeConsistency(Probe):
             "amplitude_consistency": amplitude_consistency(trajectory),
         }
         if self.prototype:
-            x, _ = examples_of(piece, "query")
+            x, _ = piece.split("query")
             values |= _prototype_values(loss.objective.predict, trajectory, x)
         return values
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from lightning_gp.callbacks.batches import copied, example_count, first_examples, tensors
-from lightning_gp.environments import Environments, as_batches, chunks_of, count_of
+from lightning_gp.environments import Environments, as_batches, count_of
 
 MAX_SAVED_BYTES = 64 * 2**20
 """A probe batch, or a vector for a warm start, that is larger is not written into checkpoints."""
@@ -142,7 +142,7 @@ class ProbeBatch:
         for environments in as_batches(batch):
             wanted = count_of(environments) if self.size is None else self.size - collected
             if wanted > 0:
-                parts.append(next(chunks_of(environments, wanted)))
+                parts.append(next(environments.chunks(wanted)))
                 collected += count_of(parts[-1])
         return parts
 

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from lightning_gp.datamodules import LinearRegressionDataModule
-from lightning_gp.environments import examples_of
 from lightning_gp.experiments.maps import RUN, Finding, Panel, Run, complete, write
 from lightning_gp.modules.maml import MAML
 from lightning_gp.theory.learning_rates import critical_inner_lr, critical_outer_lr
@@ -61,7 +60,7 @@ def eigenvalues(trainer: CellTrainer, iterations: int) -> list[float]:
     outcome = trainer(5e-2, 7e-1, iterations)
     if outcome.diverged:
         raise ValueError("Training with α = 5e-2, β = 7e-1 diverged on this task; choose another seed.")
-    x, y = (values[0] for values in examples_of(next(trainer.stream.first(1))[0], "query"))
+    x, y = (values[0] for values in next(trainer.stream.first(1))[0].split("query"))
 
     def loss(flat: torch.Tensor) -> torch.Tensor:
         return (flat[0] * x + flat[1] - y).square().mean()

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from lightning_gp._lightning import pl
 from lightning_gp.checks import whole
 from lightning_gp.datamodules import SinusoidDataModule
-from lightning_gp.environments import Environments, chunks_of
+from lightning_gp.environments import Environments
 from lightning_gp.functional.curvature import hessian_eigenvalues
 from lightning_gp.functional.lanczos import leading_eigenpairs
 from lightning_gp.functional.spectrum import frobenius_norm
@@ -99,7 +99,7 @@ def tg(quick: bool = False, settings: Settings = SETTINGS, output: Path = Path("
     environments = torch.utils._pytree.tree_map(lambda tensor: tensor.double(), environments)
     found = {
         "mean": _measured(module, environments, settings),
-        "single": _mean([_measured(module, each, settings) for each in list(chunks_of(environments, 1))[:10]]),
+        "single": _mean([_measured(module, each, settings) for each in list(environments.chunks(1))[:10]]),
     }
     summary = {
         "command": f"lightning-gp reproduce tg --iterations {settings.iterations} --seed {settings.seed}",

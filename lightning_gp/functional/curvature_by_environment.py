@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from lightning_gp.environments import Environments, chunks_of
+from lightning_gp.environments import Environments
 from lightning_gp.functional.curvature import hessian_eigenvalues
 from lightning_gp.types import Parameters
 
@@ -55,4 +55,4 @@ def environment_curvatures(
 
         return hessian_eigenvalues(loss, varied, k=1, tol=tol, reduce=reduce).values[0]
 
-    return torch.stack([largest(one) for one in chunks_of(environments, 1)])
+    return torch.stack([largest(one) for one in environments.chunks(1)])

@@ -6,8 +6,8 @@ from lightning_gp.modules.irm import IRMv1 as IRMv1
 from lightning_gp.modules.irm import REx as REx
 from lightning_gp.modules.lil import LIL as LIL
 from lightning_gp.modules.lil_pretraining import LILPretraining as LILPretraining
-from lightning_gp.modules.maml import ANIL as ANIL
-from lightning_gp.modules.maml import BOIL as BOIL
-from lightning_gp.modules.maml import FOMAML as FOMAML
 from lightning_gp.modules.maml import MAML as MAML
+from lightning_gp.modules.maml_variants import ANIL as ANIL
+from lightning_gp.modules.maml_variants import BOIL as BOIL
+from lightning_gp.modules.maml_variants import FOMAML as FOMAML
 from lightning_gp.modules.named import NamedEnvironmentModule as NamedEnvironmentModule

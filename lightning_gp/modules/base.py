@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,31 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_gp import checks
-from lightning_gp.contracts import Classifies, Dealt
-from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, chunks_of, count_of, examples_of
+from lightning_gp.contracts import Dealt
+from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of
 from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.precomputed import Evaluation as Evaluate
 from lightning_gp.functional.precomputed import accumulated, differentiated
-from lightning_gp.hyperparameters import plain
 from lightning_gp.modules.annotations import inherit_annotations
-from lightning_gp.modules.arguments import UNSAVED, arguments_of, given, savable
 from lightning_gp.modules.checks import check_network, check_trainer
 from lightning_gp.modules.chunking import Vectorize, channels_last, check_vectorize, chunk_size, has_convolutions
-from lightning_gp.modules.evaluation import Evaluation
 from lightning_gp.modules.outputs import check_shapes, tensor_of
-from lightning_gp.modules.resuming import (
-    PlateauOfResumedEpoch,
-    check_configuration,
-    check_given,
-    check_settings,
-    check_weights,
-    finish_epoch,
-    plateau_metrics,
-    settings,
-)
-from lightning_gp.modules.schedulers import check_scheduler, scheduler_config, with_rate
-from lightning_gp.modules.trial import check_collation, loaders_of, try_out
+from lightning_gp.modules.resumable import Resumable
+from lightning_gp.modules.trial import try_batch
 from lightning_gp.types import (
     Criterion,
     Examples,
@@ -48,7 +33,7 @@ from lightning_gp.types import (
 )
 
 
-class EnvironmentModule(Evaluation):
+class EnvironmentModule(Resumable):
     """Minimises the mean over environments of an objective, mean_τ L̃_τ(θ).
 
     The extension points, in the order in which they are called; override any of them:
@@ -98,22 +83,15 @@ class EnvironmentModule(Evaluation):
         lr_scheduler: SchedulerConfig | LRSchedulerCallable | None = None,
         vectorize: Vectorize = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, lr_scheduler)
         check_network(network)
         check_vectorize(vectorize)
-        checks.function(criterion=criterion, optimizer=optimizer)
-        check_scheduler(lr_scheduler)
+        checks.function(criterion=criterion)
         self.network = network
         self.criterion = criterion
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
         self.vectorize = vectorize
         self._chunk_size: int | None = None
         self._tried: set[bool] = set()
-        self._given, self._lacks = given(self), dict[str, str]()
-        self._settings: list[dict[str, Any]] = []
-        self._saved_settings: list[dict[str, Any]] = []
-        self._learning_rate: float | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """The command line builds arguments by their annotations, which a subclass need not repeat."""
@@ -151,11 +129,11 @@ class EnvironmentModule(Evaluation):
         Where there is none, those of the support set. So an algorithm without an inner loop trains on what MAML with
         rate 0 would.
         """
-        return examples_of(environments, "query")
+        return environments.split("query")
 
     def environment_losses(self, parameters: Parameters, environments: Environments, split: Split = "query") -> Tensor:
         """L_τ(θ) at the unadapted parameters, (E,); without a query set the support set stands in for it."""
-        x, y = self.trained_examples(environments) if split == "query" else examples_of(environments, split)
+        x, y = self.trained_examples(environments) if split == "query" else environments.split(split)
         losses: Tensor = over_environments(self.loss, {}, parameters, x, y)
         return losses
 
@@ -240,7 +218,7 @@ class EnvironmentModule(Evaluation):
                 lambda environments: self.environment_losses(parameters, environments),
                 self.trained_parameters(),
             )
-        pieces = [piece for environments in batches for piece in chunks_of(environments, self._chunk_size)]
+        pieces = [piece for environments in batches for piece in environments.chunks(self._chunk_size)]
         if self._chunk_size == 1 and has_convolutions(self.network):
             pieces = [channels_last(piece) for piece in pieces]
         return pieces
@@ -255,85 +233,6 @@ class EnvironmentModule(Evaluation):
         for name, value in terms.items() if len(terms) > 1 else ():
             self.log(f"train/{name}", value, batch_size=count)
         return loss
-
-    def configure_optimizers(self) -> Any:
-        """The optimizer and scheduler given to ``__init__``.
-
-        Raises:
-            ValueError: if the module comes from a checkpoint of one that was given others, which it does not hold.
-        """
-        check_given(type(self).__name__, self._lacks)
-        optimizer = self.optimizer(self.trained_parameters())
-        if self.learning_rate is not None:
-            with_rate(optimizer, self.learning_rate)
-        if self.lr_scheduler is None:
-            return optimizer
-        validates = self._trainer is None or self._trainer.enable_validation
-        return {"optimizer": optimizer, "lr_scheduler": scheduler_config(self.lr_scheduler, optimizer, validates)}
-
-    @property
-    def learning_rate(self) -> float | None:
-        """The outer rate in place of the optimizer's own, as Lightning's ``Tuner.lr_find`` sets it; None for none."""
-        return self._learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, rate: float | None) -> None:
-        checks.optional_number(minimum=0, learning_rate=rate)
-        self._learning_rate = rate
-
-    # -- checkpoints --------------------------------------------------------------------------------------------
-
-    def save_hyperparameters(self, *args: Any, ignore: Any = None, frame: Any = None, logger: bool = True) -> None:
-        """Lightning's, without what only a loader that runs code could read, and in plain Python.
-
-        Args:
-            *args: names of arguments; all that can be saved, if there are none.
-            ignore: names of arguments to leave out.
-            frame: of ``__init__``; the caller's, if None.
-            logger: whether loggers get them, too.
-        """
-        caller = inspect.currentframe()
-        ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
-        if not args:
-            ignored += [*UNSAVED, *(name for name, value in arguments_of(self).items() if not savable(value))]
-        super().save_hyperparameters(*args, ignore=ignored, frame=frame or (caller and caller.f_back), logger=logger)
-        self._set_hparams(plain(self.hparams))
-        self._hparams_initial = copy.deepcopy(self._hparams)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes which algorithm saved the checkpoint, and what was given to it that is no hyperparameter."""
-        checkpoint["algorithm"] = type(self).__name__
-        checkpoint["given"] = {name: text for name, text in self._given.items() if name not in self.hparams}
-        checkpoint["optimizer_settings"] = self._settings
-        checkpoint["plateau_metrics"] = plateau_metrics(self._trainer) if self._trainer is not None else {}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses the checkpoint of another network and, to continue training, of another configuration.
-
-        Raises:
-            ValueError: also where an argument that the checkpoint cannot hold, such as ``criterion``, is at its default
-                but was not when the checkpoint was saved.
-        """
-        lacks = {name: text for name, text in checkpoint.get("given", {}).items() if name not in self._given}
-        later = {name: lacks.pop(name) for name in ("optimizer", "lr_scheduler") if name in lacks}
-        check_given(type(self).__name__, lacks)
-        self._lacks = later if self._trainer is None else {}  # with a Trainer, what they build is compared
-        if self._trainer is None:
-            return
-        if self.strict_loading:
-            check_weights(self.state_dict(), checkpoint["state_dict"])
-        trainer: Any = self._trainer
-        if trainer.state.fn == "fit":
-            check_configuration(type(self).__name__, self.hparams, self._given, checkpoint)
-            self._saved_settings = checkpoint.get("optimizer_settings", [])
-            trainer.callbacks.append(PlateauOfResumedEpoch(checkpoint))
-            finish_epoch(checkpoint, trainer)
-
-    def on_fit_start(self) -> None:
-        """Refuses, before Lightning puts back their state, other optimizers and schedulers than the checkpoint's."""
-        self._settings = settings(self.trainer)
-        saved, self._saved_settings = self._saved_settings, []
-        check_settings(self._settings, saved)
 
     # -- checks -------------------------------------------------------------------------------------------------
 
@@ -368,16 +267,7 @@ class EnvironmentModule(Evaluation):
         return batches
 
     def _try_out(self, batches: Sequence[Environments]) -> None:
-        ways = self._data.ways if isinstance(self._data, Classifies) else None
-        drew = try_out(self, batches[0], self.has_own_loss, ways)
-        if drew and self.redraws and self.training:
-            raise ValueError(
-                f"The loss of {type(self.network).__name__} draws random numbers (dropout, noise), and recompute=True "
-                "computes each inner step again with others: the gradient would be wrong. Leave recompute False, or "
-                "take the randomness out (dropout probability 0)."
-            )
-        if self._trainer is not None:
-            check_collation(self, batches[0], loaders_of(self._trainer))
+        try_batch(self, batches, self._data)
 
     @property
     def _data(self) -> Any:

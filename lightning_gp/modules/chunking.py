@@ -24,7 +24,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from lightning_gp.environments import Environments, chunks_of, count_of
+from lightning_gp.environments import Environments, count_of
 from lightning_gp.types import Examples
 
 Vectorize: TypeAlias = bool | int | Literal["auto"]
@@ -118,7 +118,7 @@ def chunk_size(
         return count
     if isinstance(vectorize, int):
         return min(vectorize, count)
-    one = next(chunks_of(environments, 1))
+    one = next(environments.chunks(1))
     return max(1, min(count, memory_budget(device) // max(1, stored_bytes(lambda: objective(one).sum(), device))))
 
 
@@ -133,7 +133,7 @@ def why_not_vectorised(
     environments: Environments, objective: Objective, losses: Objective, inputs: Sequence[Tensor]
 ) -> str | None:
     """What goes wrong with two environments at once that goes well with each of them; None if nothing does."""
-    two = next(chunks_of(environments, 2))
+    two = next(environments.chunks(2))
     device = two.support[0].device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         try:
@@ -143,12 +143,12 @@ def why_not_vectorised(
             before = torch.get_rng_state()
             together = losses(two).detach()
         except Exception as error:
-            for one in chunks_of(two, 1):
+            for one in two.chunks(1):
                 objective(one)  # what is wrong with a single environment as well is raised here
             return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
         if device.type != "cpu" or not torch.equal(before, torch.get_rng_state()):
             return None  # random numbers: the two ways need not agree
-        apart = [losses(one).detach() for one in chunks_of(two, 1)]
+        apart = [losses(one).detach() for one in two.chunks(1)]
     if together.shape != (2,):
         raise ValueError(
             f"environment_losses returned shape {tuple(together.shape)} for 2 environments; it must return one loss "

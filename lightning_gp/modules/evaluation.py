@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gp._lightning import LightningModule
-from lightning_gp.environments import EnvironmentBatch, Environments, clone, examples_of
+from lightning_gp.environments import EnvironmentBatch, Environments
 from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.modules.accuracy import accuracy
@@ -56,7 +56,7 @@ class Evaluation(LightningModule):
     def evaluate(self, environments: Environments) -> dict[str, Tensor]:
         """Numbers of each environment, (E,), by name; logged as ``val/<name>`` and ``test/<name>``."""
         with torch.no_grad():
-            x, y = examples_of(environments, "query")
+            x, y = environments.split("query")
             values: dict[str, Tensor] = over_environments(self.measure, {}, self.network_parameters(), x, y)
             return values
 
@@ -102,10 +102,10 @@ class Evaluation(LightningModule):
 
         def of(environments: Environments) -> Tensor:
             pieces = self.pieces([environments])
-            return torch.cat([self.predictions(piece.support, examples_of(piece, "query")[0]) for piece in pieces])
+            return torch.cat([self.predictions(piece.support, piece.split("query")[0]) for piece in pieces])
 
         with torch.inference_mode(False), torch.enable_grad(), plain_kernels():
-            outputs = [of(clone(environments)) for environments in self.checked(batch)]
+            outputs = [of(environments.map(torch.clone)) for environments in self.checked(batch)]
         return outputs[0] if isinstance(batch, Environments) else outputs
 
     def on_validation_epoch_start(self) -> None:
@@ -118,7 +118,7 @@ class Evaluation(LightningModule):
         # `trainer.test` runs in inference mode and hands over inference tensors; gradients need a copy outside of it.
         with torch.inference_mode(False), torch.enable_grad(), plain_kernels():
             for environments in self.checked(batch):
-                for piece in self.pieces([clone(environments)]):
+                for piece in self.pieces([environments.map(torch.clone)]):
                     for name, values in self.evaluate(piece).items():
                         self._note(stage, name, values, loader)
 

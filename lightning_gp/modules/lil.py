@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from lightning_gp import checks
-from lightning_gp.environments import Environments, examples_of
+from lightning_gp.environments import Environments
 from lightning_gp.functional.adaptation import Trajectory, over_environments, rate_of, stepped
 from lightning_gp.functional.held_constant import constant
 from lightning_gp.functional.linearity import (
@@ -149,7 +149,7 @@ class LIL(MAML):
     def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
         """``task_loss`` and, where they have a weight, ``phase_loss`` and ``amplitude_loss`` of each environment."""
         trajectory = self.adaptation(self.loss, parameters, environments, first_order=not self.second_order)
-        x, y = examples_of(environments, "query")
+        x, y = environments.split("query")
         losses, outputs = self._query(trajectory, x, y)
         terms = {"task_loss": losses}
         if not self.regularised:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from lightning_gp import checks
-from lightning_gp.environments import Environments, examples_of
+from lightning_gp.environments import Environments
 from lightning_gp.functional.adaptation import Trajectory, over_environments
 from lightning_gp.functional.inner_loop import run
 from lightning_gp.functional.linearity import output_divergence, stretched
@@ -117,7 +117,7 @@ class LILPretraining(MAML):
 
     def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
         """The phase loss of each environment, (E,); of the query set only the inputs count."""
-        x = examples_of(environments, "query")[0]
+        x = environments.split("query")[0]
         path, target = self._teach(environments, x)
         student = run(replace(self.inner_loop(), steps=1, optimizer=None), parameters, environments.support)
         one_step = stretched(student.parameters[0], student.parameters[1], path.path_length)
@@ -157,7 +157,7 @@ class LILPretraining(MAML):
 
     def evaluate(self, environments: Environments) -> dict[str, Tensor]:
         """What ``MAML`` reports for the student, ``teacher_variance`` and ``probe_accuracy``; each (E,)."""
-        query = examples_of(environments, "query")
+        query = environments.split("query")
         _, logits = self._teach(environments, query[0])
         with torch.no_grad():
             probe: Tensor = over_environments(self._probe, {}, {}, *environments.support, *query)

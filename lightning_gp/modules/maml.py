@@ -1,9 +1,8 @@
-"""MAML and its relatives, which differ only in what the inner loop updates and what the outer loop differentiates.
+"""MAML: what the inner loop updates, and what the outer loop differentiates.
 
-Sources: C. Finn, P. Abbeel, S. Levine, "Model-agnostic meta-learning for fast adaptation of deep networks", ICML 2017
-(MAML, FOMAML); A. Raghu et al., "Rapid learning or feature reuse?", ICLR 2020 (ANIL); J. Oh et al., "BOIL: towards
-representation change for few-shot learning", ICLR 2021 (BOIL); S. Takagi et al., "Analysis of trainability of
-gradient-based multi-environment learning from gradient norm regularization perspective", 2021 [T21].
+Sources: C. Finn, P. Abbeel, S. Levine, "Model-agnostic meta-learning for fast adaptation of deep networks", ICML 2017;
+S. Takagi et al., "Analysis of trainability of gradient-based multi-environment learning from gradient norm
+regularization perspective", 2021 [T21].
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing_extensions import Unpack
 
 from lightning_gp import checks
 from lightning_gp.contracts import CurvatureKind, InnerLoop, Rate
-from lightning_gp.environments import Environments, examples_of
+from lightning_gp.environments import Environments
 from lightning_gp.functional.adaptation import Trajectory, over_environments
 from lightning_gp.functional.inner_loop import differentiate, run
 from lightning_gp.functional.inner_optimizers.step import check_inner_optimizer
@@ -31,7 +30,6 @@ from lightning_gp.modules.inner_rates import Granularity, InnerLR, InnerRates
 from lightning_gp.networks.parts import select_parameters
 from lightning_gp.types import (
     Examples,
-    InnerLoopOptions,
     InnerOptimizer,
     Loss,
     MetaGradient,
@@ -169,7 +167,7 @@ class MAML(EnvironmentModule):
         """L_τ^te(θ_S) of each environment, (E,)."""
         trajectory = self.adaptation(self.loss, parameters, environments)
         losses: Tensor = over_environments(
-            self.loss, trajectory.parameters[-1], trajectory.shared, *examples_of(environments, "query")
+            self.loss, trajectory.parameters[-1], trajectory.shared, *environments.split("query")
         )
         return {"loss": losses}
 
@@ -179,7 +177,7 @@ class MAML(EnvironmentModule):
         trajectory = self.adaptation(
             self.loss, parameters, environments, steps=self.eval_inner_steps, create_graph=False
         )
-        query = examples_of(environments, "query")
+        query = environments.split("query")
         values: dict[str, Tensor] = {}
         measured: dict[str, Tensor] = {}
         with torch.no_grad():
@@ -242,7 +240,7 @@ class MAML(EnvironmentModule):
                 loop if rates is None else replace(loop, rates=rates),
                 parameters,
                 environments.support,
-                examples_of(environments, "query"),
+                environments.split("query"),
                 function=function or self._meta_gradient,
                 rate_gradients=self.learns_rates and rates is None,
                 traceable=self.compile_step,
@@ -274,57 +272,3 @@ class MAML(EnvironmentModule):
                 "recompute=True and compile=True write out the gradient of plain gradient descent; leave both False "
                 "together with inner_optimizer."
             )
-
-
-class FOMAML(MAML):
-    """First-order MAML: the gradient of L_τ^te at θ_S, the inner loop's Jacobian dropped (Finn et al., 2017).
-
-    Arguments as for ``MAML``, with ``first_order=True``.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        inner_lr: InnerLR = 0.01,
-        inner_steps: int = 1,
-        first_order: bool = True,
-        adapt: ParameterChoice = "all",
-        **kwargs: Unpack[InnerLoopOptions],
-    ) -> None:
-        super().__init__(network, inner_lr, inner_steps, first_order, adapt, **kwargs)
-
-
-class ANIL(MAML):
-    """Almost no inner loop: only the head is adapted, everything is meta-learned (Raghu et al., 2020).
-
-    Arguments as for ``MAML``, with ``adapt="head"``.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        inner_lr: InnerLR = 0.01,
-        inner_steps: int = 1,
-        first_order: bool = False,
-        adapt: ParameterChoice = "head",
-        **kwargs: Unpack[InnerLoopOptions],
-    ) -> None:
-        super().__init__(network, inner_lr, inner_steps, first_order, adapt, **kwargs)
-
-
-class BOIL(MAML):
-    """Body only update in the inner loop: the head is meta-learned but never adapted (Oh et al., 2021).
-
-    Arguments as for ``MAML``, with ``adapt="body"``.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        inner_lr: InnerLR = 0.01,
-        inner_steps: int = 1,
-        first_order: bool = False,
-        adapt: ParameterChoice = "body",
-        **kwargs: Unpack[InnerLoopOptions],
-    ) -> None:
-        super().__init__(network, inner_lr, inner_steps, first_order, adapt, **kwargs)

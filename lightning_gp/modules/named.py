@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_gp.contracts import Dealt, NamesEnvironments, dealt_by
-from lightning_gp.environments import EnvironmentBatch, Environments, chunks_of, clone, examples_of
+from lightning_gp.environments import EnvironmentBatch, Environments
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.processes import mean_over_processes, processes
 from lightning_gp.modules.accuracy import is_binary
@@ -71,7 +71,7 @@ class NamedEnvironmentModule(EnvironmentModule):
         """Numbers of each environment, (E,), by name."""
         parameters = self.network_parameters()
         with torch.no_grad():
-            examples = zip(*examples_of(environments, "query"), strict=True)
+            examples = zip(*environments.split("query"), strict=True)
             values = [self.measure(parameters, x, y) for x, y in examples]
             columns = {name: torch.stack([value[name] for value in values]) for name in values[0]}
             return columns if self.by_name else self.summarize(columns)
@@ -84,10 +84,10 @@ class NamedEnvironmentModule(EnvironmentModule):
         if not self.by_name:
             return super()._evaluate_batch(batch, stage, loader)
         with torch.inference_mode(False), plain_kernels():
-            batches = [one for environments in self.checked(batch) for one in chunks_of(environments, 1)]
+            batches = [one for environments in self.checked(batch) for one in environments.chunks(1)]
             for position, environments in enumerate(batches):
-                examples = examples_of(environments, "query")[1].shape[1]
-                for name, value in self.evaluate(clone(environments)).items():
+                examples = environments.split("query")[1].shape[1]
+                for name, value in self.evaluate(environments.map(torch.clone)).items():
                     key = f"{loader}:{name}:{position}"
                     if key not in self.statistics:
                         self.statistics[key] = ExampleMean().to(value.device)

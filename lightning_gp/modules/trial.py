@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, default_collate
 
 from lightning_gp._lightning import Trainer
+from lightning_gp.contracts import Classifies
 from lightning_gp.environments import Environments
 from lightning_gp.types import Criterion, Parameters
 
@@ -25,6 +26,41 @@ class Trainable(Protocol):
     def network_parameters(self) -> Parameters: ...  # noqa: D102
     def predict(self, parameters: Parameters, x: Tensor) -> Tensor: ...  # noqa: D102
     def loss(self, parameters: Parameters, x: Tensor, y: Tensor) -> Tensor: ...  # noqa: D102
+
+
+class Trained(Trainable, Protocol):
+    """What the trial run needs of a module that may be in the hands of a Trainer."""
+
+    training: bool
+    redraws: bool
+    _trainer: Any
+
+    @property
+    def has_own_loss(self) -> bool: ...  # noqa: D102
+
+
+def try_batch(module: Trained, batches: Sequence[Environments], data: Any) -> None:
+    """Tries out a module on its first batch, and asks how the loader made it.
+
+    Args:
+        module: in training or evaluation.
+        batches: of environments.
+        data: the data module, if there is one.
+
+    Raises:
+        TypeError: see ``try_out``.
+        ValueError: see ``try_out`` and ``check_collation``; if the loss is random and ``redraws``.
+    """
+    ways = data.ways if isinstance(data, Classifies) else None
+    drew = try_out(module, batches[0], module.has_own_loss, ways)
+    if drew and module.redraws and module.training:
+        raise ValueError(
+            f"The loss of {type(module.network).__name__} draws random numbers (dropout, noise), and recompute=True "
+            "computes each inner step again with others: the gradient would be wrong. Leave recompute False, or "
+            "take the randomness out (dropout probability 0)."
+        )
+    if module._trainer is not None:
+        check_collation(module, batches[0], loaders_of(module._trainer))
 
 
 def try_out(module: Trainable, environments: Environments, own_loss: bool, ways: int | None = None) -> bool:

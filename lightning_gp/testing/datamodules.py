@@ -15,7 +15,6 @@ from lightning_gp.contracts import dealt_by
 from lightning_gp.datamodules import EpisodeDataModule
 from lightning_gp.datamodules.episodes.class_episodes import FewShotEpisodes
 from lightning_gp.datamodules.episodes.datasets import SPLITS
-from lightning_gp.environments import chunks_of
 from lightning_gp.testing.processes import on_processes
 from lightning_gp.testing.promises import Checks, InapplicableError, check_promises, require
 from lightning_gp.testing.recorder import (
@@ -163,7 +162,7 @@ class _Subject:
             require(not shared, f"{shared} examples are both in episodes of {one} and of {other}.", mend)
 
     def apart(self) -> None:
-        found = [one for batch in first_batches(self.make(), 3) for each in batch for one in chunks_of(each, 1)]
+        found = [one for batch in first_batches(self.make(), 3) for each in batch for one in each.chunks(1)]
         if all(one.query is None for one in found):
             raise InapplicableError("its environments have no query set")
         shared = [len(inputs_of(one.support) & inputs_of(one.query)) for one in found]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gp.contracts import Adapts, InnerLoop
-from lightning_gp.environments import Environments, chunks_of, count_of, examples_of
+from lightning_gp.environments import Environments, count_of
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.testing.promises import InapplicableError
 from lightning_gp.types import Rates
@@ -88,12 +88,12 @@ def first_order_gradient(module: EnvironmentModule, batch: Sequence[Environments
     loop = module.inner_loop()
     if loop.optimizer is not None:
         raise InapplicableError("the inner loop is that of an optimizer, of which no other computation is known")
-    if set(module.environment_terms(module.network_parameters(), next(chunks_of(batch[0], 1)))) != {"loss"}:
+    if set(module.environment_terms(module.network_parameters(), next(batch[0].chunks(1)))) != {"loss"}:
         raise InapplicableError("a first-order gradient of further terms, of which no other computation is known")
     total = sum(map(count_of, batch))
     gradients: dict[str, Tensor] = {}
-    for environments in (one for each in batch for one in chunks_of(each, 1)):
-        (x, y), (xq, yq) = environments.support, examples_of(environments, "query")
+    for environments in (one for each in batch for one in each.chunks(1)):
+        (x, y), (xq, yq) = environments.support, environments.split("query")
         theta = {name: value.detach().clone() for name, value in module.network_parameters().items()}
         for _ in range(loop.steps):
             theta = _descended(loop, theta, x[0], y[0])

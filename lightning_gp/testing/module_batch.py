@@ -8,12 +8,13 @@ import pickle
 import torch
 
 from lightning_gp.contracts import Adapts
-from lightning_gp.environments import count_of, examples_of
+from lightning_gp.environments import count_of
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.testing.gradients import TOLERANCE, by_finite_differences, first_order_gradient, loss_and_gradient
 from lightning_gp.testing.promises import InapplicableError, require
 from lightning_gp.testing.runs import difference, relative
 from lightning_gp.testing.subject import Subject
+from lightning_gp.types import Split
 
 
 def gradient(subject: Subject) -> None:
@@ -98,9 +99,11 @@ def _added_up(subject: Subject, module: EnvironmentModule, loss: float, mend: st
 def shapes(subject: Subject) -> None:
     """Targets that would broadcast are refused."""
     module = subject.module()
-    splits = ("support", "query") if isinstance(module, Adapts) and subject.batch[0].query else ("query",)
+    splits: tuple[Split, ...] = (
+        ("support", "query") if isinstance(module, Adapts) and subject.batch[0].query else ("query",)
+    )
     for split in splits:
-        x, y = examples_of(subject.batch[0], split)
+        x, y = subject.batch[0].split(split)
         if y.ndim != 3 or y.shape[-1] != 1 or not y.is_floating_point():
             raise InapplicableError(f"targets of shape {tuple(y.shape)} and {y.dtype} cannot broadcast in silence")
         flat = (x, y[..., 0])

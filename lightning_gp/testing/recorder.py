@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_gp._lightning import LightningModule
-from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, chunks_of
+from lightning_gp.environments import EnvironmentBatch, Environments, as_batches
 from lightning_gp.types import Examples
 
 Row = bytes
@@ -34,7 +34,7 @@ def inputs_of(examples: Examples | None) -> set[Row]:
 
 def environments_of(batch: EnvironmentBatch) -> list[Environment]:
     """The single environments of a batch, in order."""
-    singles = (one for each in as_batches(batch) for one in chunks_of(each, 1))
+    singles = (one for each in as_batches(batch) for one in each.chunks(1))
     return [(rows_of(one.support), rows_of(one.query)) for one in singles]
 
 

@@ -148,11 +148,4 @@ def first_batches(data: Data, count: int = 1) -> list[list[Environments]]:
 
 def doubled(batch: EnvironmentBatch) -> list[Environments]:
     """The batch as a list, its floating-point numbers in float64."""
-
-    def of(examples: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        x, y = (each.double() if each.is_floating_point() else each for each in examples)
-        return x, y
-
-    return [
-        Environments(of(each.support), None if each.query is None else of(each.query)) for each in as_batches(batch)
-    ]
+    return [each.map(lambda x: x.double() if x.is_floating_point() else x) for each in as_batches(batch)]

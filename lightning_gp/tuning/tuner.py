@@ -16,7 +16,7 @@ import torch
 from lightning_gp._lightning import LightningModule
 from lightning_gp.checks import number, whole
 from lightning_gp.contracts import Adapts, Objective
-from lightning_gp.environments import Environments, chunks_of
+from lightning_gp.environments import Environments
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.schedulers import outer_rate
 from lightning_gp.theory.learning_rates import critical_inner_lr
@@ -119,7 +119,7 @@ class LearningRateTuner:
 
     def _tune(self, trial: Trials, batch: Environments, own_inner: float | None, own_outer: float) -> Suggestion:
         module, alpha, outer = trial.module, own_inner or 0.0, own_outer
-        few = next(chunks_of(batch, self.environments))
+        few = next(batch.chunks(self.environments))
         inner_trials: tuple[Trial, ...] = ()
         critical = math.inf
         if own_inner is not None:

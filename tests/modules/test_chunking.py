@@ -37,9 +37,8 @@ def test_the_memory_budget_bounds_the_chunk(monkeypatch):
 
 
 def first(environments):
-    from lightning_gp.environments import chunks_of
 
-    return next(chunks_of(environments, 1))
+    return next(environments.chunks(1))
 
 
 def test_measuring_draws_no_random_numbers():

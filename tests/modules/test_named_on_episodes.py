@@ -11,7 +11,6 @@ from lightning_gp import IRMv1, REx
 from lightning_gp._lightning import pl
 from lightning_gp.callbacks import HessianEigenvalues
 from lightning_gp.datamodules import SinusoidDataModule
-from lightning_gp.environments import examples_of
 from lightning_gp.networks import SinusoidMLP
 
 
@@ -28,7 +27,7 @@ def test_the_penalty_is_the_mean_over_episodes_and_there_are_no_names():
     logged = fit(module, data)
     losses, penalties = [], []
     for batch in data.val_dataloader():
-        for x, y in zip(*examples_of(batch, "query"), strict=True):
+        for x, y in zip(*batch.split("query"), strict=True):
             scale = torch.ones((), requires_grad=True)
             loss = F.mse_loss(scale * module.network(x), y)
             losses.append(loss.detach())

@@ -27,7 +27,7 @@ import lightning_gp.testing as testing
 import lightning_gp.theory as theory
 import lightning_gp.trainability as maps
 import lightning_gp.tuning as tuning
-from lightning_gp.environments import Environments, as_batches, check, examples_of
+from lightning_gp.environments import Environments, as_batches, check
 
 MISSING = Path("no-such-folder")
 NAN = float("nan")
@@ -101,7 +101,7 @@ ALGORITHMS = [
     Row("Environments", lambda: check(Environments(([1], [2]))), TypeError, "got tuple", "of tensors"),
     Row("Environments", lambda: check(Environments((x[:, :0], x[:, :0]))), ValueError, "is empty", "needs examples"),
     Row("Environments", lambda: as_batches([x, x]), TypeError, "got list", "Environments(support=(x, y)"),
-    Row("Environments", lambda: examples_of(Environments((x, x)), "val"), ValueError, "'val'", "'support' or 'query'"),
+    Row("Environments", lambda: Environments((x, x)).split("val"), ValueError, "'val'", "'support' or 'query'"),
     Row("FOMAML", lambda: gp.FOMAML(net(), inner_lr=float("inf")), ValueError, "inner_lr=inf", "must be a finite"),
     Row("FOMAML", lambda: gp.FOMAML(net(), inner_lr="fast"), TypeError, "inner_lr='fast'", "must be a finite number"),
     Row("FOMAML", lambda: gp.FOMAML(net(), inner_lr=None), TypeError, "inner_lr=None", "or a mapping"),

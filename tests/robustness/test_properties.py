@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_gp import ERM, MAML
-from lightning_gp.environments import Environments, as_batches, count_of, examples_of
+from lightning_gp.environments import Environments, as_batches, count_of
 from lightning_gp.functional import adapt
 from lightning_gp.functional.meta_gradient import meta_gradient
 from tests.cases import flat
@@ -123,7 +123,7 @@ def by_higher(case: Case, steps: int) -> tuple[Tensor, Tensor]:
     groups = [{"params": [p], "lr": case.rates.get(name, 0.0)} for name, p in network.named_parameters()]
     stop = (lambda gradients: [g.detach() for g in gradients]) if case.first_order else None
     for batch in case.batches:
-        (xs, ys), (xq, yq) = batch.support, examples_of(batch, "query")
+        (xs, ys), (xq, yq) = batch.support, batch.split("query")
         for e in range(count_of(batch)):
             with higher.innerloop_ctx(network, torch.optim.SGD(groups, lr=0.0)) as (copy, inner):
                 for _ in range(steps):
@@ -192,7 +192,7 @@ def test_the_written_out_gradient_is_higher(case):
         loss, gradient = torch.zeros((), dtype=case.dtype), torch.zeros_like(reference[1])
         for batch in case.batches:
             result = meta_gradient(
-                module.loss, parameters, batch.support, examples_of(batch, "query"), case.rates, case.steps,
+                module.loss, parameters, batch.support, batch.split("query"), case.rates, case.steps,
                 weight=1 / total, first_order=case.first_order, adapted=case.names, traceable=traceable,
             )  # fmt: skip
             loss = loss + result.losses.sum() / total
@@ -242,7 +242,7 @@ def test_no_inner_step_is_joint_training(case):
 def test_empty_is_refused(case, empty):
     """Neither no environment, nor one without examples."""
     batch = case.batches[0]
-    (xs, ys), (xq, yq) = batch.support, examples_of(batch, "query")
+    (xs, ys), (xq, yq) = batch.support, batch.split("query")
     if empty == "environments":
         bad = Environments((xs[:0], ys[:0]), (xq[:0], yq[:0]))
     elif empty == "support":
