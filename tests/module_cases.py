@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -106,6 +107,30 @@ MODULES = {
     "REx, shares": Case(REx, classifier, full_batches, {**BINARY, **PENALTY}),
     "REx, shares of mini-batches": Case(REx, classifier, mini_batches, {**BINARY, **PENALTY}),
 }
+
+
+VARIANTS = {
+    "MAML, learned rates",
+    "MAML, chunks",
+    "MAML, recomputed",
+    "ANIL",
+    "BOIL",
+    "LILPretraining",
+    "ERM, shares",
+    "ERM, shares of mini-batches",
+    "GradientPenalty",
+    "GradientPenalty, shares of mini-batches",
+    "IRMv1",
+    "IRMv1, shares",
+    "REx, shares",
+    "REx, shares of mini-batches",
+}
+"""Names that differ from another one in an option: what trains them for seconds is left to ``pytest -m slow``."""
+
+
+def trained_cases() -> list[Any]:
+    """Every name, as parameters of a test that trains for seconds."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in VARIANTS else name for name in MODULES]
 
 
 def build(name: str) -> pl.LightningModule:

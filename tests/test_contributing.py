@@ -93,7 +93,7 @@ def test_every_test_of_a_kind_finds_the_toys_and_misses_nothing(copy):
         "tests/datamodules/test_toy_cubics.py",
     ]
     words = "toy or Toy or public or reference or described or has_a_row or points_one_way or every_module_imports"
-    chosen = ["-m", "slow or not slow", "-k", f"({words}) and not message"]
+    chosen = ["-k", f"({words}) and not message"]
     shown = run(copy, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", *files, *chosen)
     for name in (
         "test_every_module_keeps_its_promises[ToyDecay]",

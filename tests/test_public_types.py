@@ -52,6 +52,7 @@ def answers(tmp_path_factory):
     }
 
 
+@pytest.mark.slow  # .ci/run runs it beside mypy of the package
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_a_type_checker_knows_the_public_names(answers, snippet):
     wanted, found = SNIPPETS[snippet], answers[snippet]

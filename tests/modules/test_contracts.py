@@ -183,8 +183,10 @@ class OwnAdaptation(MAML):
         return super().adaptation(loss, parameters, environments, **{"steps": 2, **options})
 
 
-@pytest.mark.parametrize("form", [{}, {"recompute": True}, pytest.param({"compile": True}, marks=pytest.mark.skipif(
-    not COMPILES, reason="torch 2.5 cannot compile the step, and says so"))], ids=str)  # fmt: skip
+COMPILED = [pytest.mark.slow, pytest.mark.skipif(not COMPILES, reason="torch 2.5 cannot compile the step, and says so")]
+
+
+@pytest.mark.parametrize("form", [{}, {"recompute": True}, pytest.param({"compile": True}, marks=COMPILED)], ids=str)
 def test_an_overridden_inner_loop_changes_every_form(form):
     problem = regression(smooth=True)
     slower = Slower(problem.fresh(), criterion=problem.criterion, **form)

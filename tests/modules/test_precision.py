@@ -161,9 +161,9 @@ def test_data_dealt_out_otherwise_than_the_module_believes_are_refused(kind, sha
 @pytest.mark.parametrize(
     "build",
     [
-        lambda **o: FOMAML(SinusoidMLP([8]), **o),
+        pytest.param(lambda **o: FOMAML(SinusoidMLP([8]), **o), marks=pytest.mark.slow),
         lambda **o: ANIL(SinusoidMLP([8]), learn_inner_lr=True, inner_lr_per="element", **o),
-        lambda **o: BOIL(SinusoidMLP([8]), recompute=True, inner_steps=2, **o),
+        pytest.param(lambda **o: BOIL(SinusoidMLP([8]), recompute=True, inner_steps=2, **o), marks=pytest.mark.slow),
     ],
     ids=["FOMAML", "ANIL, learned rates", "BOIL, recompute"],
 )

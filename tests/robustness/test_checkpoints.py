@@ -306,7 +306,10 @@ def test_a_kill_while_writing_leaves_a_whole_file(tmp_path):
     assert [found.name for found in tmp_path.glob("*.ckpt")] == ["last.ckpt"]  # `last` never finds the temporary ones
 
 
-@pytest.mark.parametrize("validation", ["every epoch", "every second epoch", "none"])
+@pytest.mark.parametrize(
+    "validation",
+    ["every epoch", *(pytest.param(each, marks=pytest.mark.slow) for each in ("every second epoch", "none"))],
+)
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint.*")
 def test_every_checkpoint_of_a_run_leads_to_the_same_end(tmp_path, validation):
     """Also those between the last step of an epoch and its validation, after which Lightning would skip both ends."""

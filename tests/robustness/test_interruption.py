@@ -62,7 +62,8 @@ def compare(killed_folder: Path, whole_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("kills", "epochs", "seed", "options"),
     [
-        (3, 4, 0, []),
+        (2, 3, 0, []),
+        pytest.param(3, 4, 0, [], marks=pytest.mark.slow),
         pytest.param(10, 12, 1, [], marks=pytest.mark.slow),
         pytest.param(10, 12, 2, ["--processes"], marks=pytest.mark.slow),
     ],

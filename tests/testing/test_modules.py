@@ -13,7 +13,7 @@ from lightning_gp import ERM, FOMAML, MAML, EnvironmentModule
 from lightning_gp.datamodules import SinusoidDataModule
 from lightning_gp.networks import SinusoidMLP
 from lightning_gp.testing import check_module
-from tests.module_cases import MODULES, full_batches
+from tests.module_cases import MODULES, full_batches, trained_cases
 
 PROMISES = {
     "gradient",
@@ -35,11 +35,7 @@ ELSEWHERE = {"LILPretraining": {"callbacks", "processes"}}
 """What takes ten seconds and is seen in tests/modules/test_distributed.py as well."""
 
 
-QUICK = {"MAML", "FOMAML", "LIL", "ERM", "GradientPenalty, shares", "IRMv1, shares of mini-batches", "REx"}
-"""One of each kind; all of them run with ``pytest -m slow``."""
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in MODULES])
+@pytest.mark.parametrize("name", trained_cases())
 def test_every_module_keeps_its_promises(name):
     case, elsewhere = MODULES[name], ELSEWHERE.get(name, set())
     done = check_module(lambda: case.module(case.network(), **case.options), case.data, skip=elsewhere)
