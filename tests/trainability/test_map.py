@@ -51,7 +51,7 @@ def test_result(whole):
     assert outcomes[0] != outcomes[1]
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_and_continued_is_bitwise_the_same(whole, tmp_path, workers):
     path = tmp_path / "map.jsonl"
     command = [sys.executable, "-m", "tests.trainability.problems", str(path), str(workers)]
