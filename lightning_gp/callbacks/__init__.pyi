@@ -1,6 +1,7 @@
 from lightning_gp.callbacks.base import Probe as Probe
 from lightning_gp.callbacks.cosine_similarity import CosineSimilarity as CosineSimilarity
 from lightning_gp.callbacks.critical_learning_rate import CriticalLearningRate as CriticalLearningRate
+from lightning_gp.callbacks.gradient_noise import GradientNoise as GradientNoise
 from lightning_gp.callbacks.gradient_norm import GradientNorm as GradientNorm
 from lightning_gp.callbacks.hessian_eigenvalues import HessianEigenvalues as HessianEigenvalues
 from lightning_gp.callbacks.learning_rate_bounds import LearningRateBounds as LearningRateBounds

@@ -13,6 +13,7 @@ from lightning_gp import MAML
 from lightning_gp.callbacks import (
     CosineSimilarity,
     CriticalLearningRate,
+    GradientNoise,
     GradientNorm,
     HessianEigenvalues,
     LearningRateBounds,
@@ -57,6 +58,7 @@ RUNS = {
     ],
     CriticalLearningRate: [(maml, lambda: data(True), lambda: [CriticalLearningRate(per_environment=True)])],
     LearningRateBounds: [(maml, lambda: data(True), lambda: [LearningRateBounds()])],
+    GradientNoise: [(maml, lambda: data(True), lambda: [GradientNoise(groups=1)])],
 }
 
 
