@@ -6,5 +6,6 @@ from lightning_gp.callbacks.gradient_norm import GradientNorm as GradientNorm
 from lightning_gp.callbacks.hessian_eigenvalues import HessianEigenvalues as HessianEigenvalues
 from lightning_gp.callbacks.learning_rate_bounds import LearningRateBounds as LearningRateBounds
 from lightning_gp.callbacks.phase_amplitude_consistency import PhaseAmplitudeConsistency as PhaseAmplitudeConsistency
+from lightning_gp.callbacks.update_statistics import UpdateStatistics as UpdateStatistics
 
 __all__: list[str]

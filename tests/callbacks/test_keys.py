@@ -18,6 +18,7 @@ from lightning_gp.callbacks import (
     HessianEigenvalues,
     LearningRateBounds,
     PhaseAmplitudeConsistency,
+    UpdateStatistics,
 )
 from lightning_gp.environments import Environments
 from lightning_gp.networks import SinusoidMLP
@@ -59,6 +60,7 @@ RUNS = {
     CriticalLearningRate: [(maml, lambda: data(True), lambda: [CriticalLearningRate(per_environment=True)])],
     LearningRateBounds: [(maml, lambda: data(True), lambda: [LearningRateBounds()])],
     GradientNoise: [(maml, lambda: data(True), lambda: [GradientNoise(groups=1)])],
+    UpdateStatistics: [(maml, lambda: data(True), lambda: [UpdateStatistics(groups=1)])],
 }
 
 
