@@ -58,7 +58,8 @@ class GradientNoise(Probe):
     arXiv 1812.06162 [M18], section 2.2 and appendix A.1). A batch of B units has as much noise as signal.
 
     - Modules with ``environment_losses`` (or a ``loss_fn`` of one loss per environment): a unit is an environment, g_i
-      its gradient at the unadapted parameters on the query set; b_i = 1, m = N the number of environments.
+      its gradient at the unadapted parameters on the query set; b_i = 1, m = N the number of environments. For MAML
+      that is not the gradient of training, which is taken after adaptation.
     - Any other module: a unit is an example. Each batch of the probe batch is cut into ``parts``, g_i is the gradient
       of the ``training_step`` (or ``loss_fn``) on a part of b_i examples. The loss must be a mean over examples.
       Dropout is part of the noise; batch normalisation sees the statistics of the part.
