@@ -1,9 +1,11 @@
 from lightning_gp.callbacks.base import Probe as Probe
 from lightning_gp.callbacks.cosine_similarity import CosineSimilarity as CosineSimilarity
 from lightning_gp.callbacks.critical_learning_rate import CriticalLearningRate as CriticalLearningRate
+from lightning_gp.callbacks.gradient_noise import GradientNoise as GradientNoise
 from lightning_gp.callbacks.gradient_norm import GradientNorm as GradientNorm
 from lightning_gp.callbacks.hessian_eigenvalues import HessianEigenvalues as HessianEigenvalues
 from lightning_gp.callbacks.learning_rate_bounds import LearningRateBounds as LearningRateBounds
 from lightning_gp.callbacks.phase_amplitude_consistency import PhaseAmplitudeConsistency as PhaseAmplitudeConsistency
+from lightning_gp.callbacks.update_statistics import UpdateStatistics as UpdateStatistics
 
 __all__: list[str]

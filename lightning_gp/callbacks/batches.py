@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -83,7 +84,7 @@ def first_examples(batch: B, count: int) -> B:
     if total is None or total <= count:
         return batch
     try:
-        return pytree.tree_map(lambda leaf: _cut(leaf, total, count), batch)  # type: ignore[no-any-return]
+        return pytree.tree_map(lambda leaf: _cut(leaf, total, slice(count)), batch)  # type: ignore[no-any-return]
     except LookupError as error:
         raise ValueError(
             f"probe_size wants the first {count} of {total} examples of a batch, but {error}. Leave probe_size=None "
@@ -91,19 +92,44 @@ def first_examples(batch: B, count: int) -> B:
         ) from None
 
 
-def _cut(leaf: object, total: int, count: int) -> Any:
+def parts_of(batch: B, parts: int) -> list[B]:
+    """A batch in so many parts of consecutive examples, as views; in fewer if it has fewer examples.
+
+    Args:
+        batch: of any type.
+        parts: how many; their sizes differ by one at most, and the last is among the smallest.
+
+    Raises:
+        ValueError: if it cannot be seen what an example is: tensors of different lengths, or objects.
+    """
+    total = example_count(batch) or 1
+    parts = min(parts, total)
+    if parts == 1:
+        return [batch]
+    bounds = [total - total * i // parts for i in range(parts, -1, -1)]
+    cuts = [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+    try:
+        return [pytree.tree_map(partial(_cut, total=total, part=part), batch) for part in cuts]
+    except LookupError as error:
+        raise ValueError(
+            f"parts={parts} cuts a batch of {total} examples, but {error}. Take parts=1 and a probe_size of several "
+            "whole batches, or collate batches whose tensors all begin with the axis of examples."
+        ) from None
+
+
+def _cut(leaf: object, total: int, part: slice) -> Any:
     if isinstance(leaf, Tensor):
         if leaf.ndim and leaf.shape[0] != total:
             raise LookupError(f"it holds a tensor of shape {tuple(leaf.shape)}")
-        return leaf[:count] if leaf.ndim else leaf
+        return leaf[part] if leaf.ndim else leaf
     changed: Any = copy.copy(leaf)
     if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
         for field in dataclasses.fields(leaf):
-            object.__setattr__(changed, field.name, _cut(getattr(leaf, field.name), total, count))
+            object.__setattr__(changed, field.name, _cut(getattr(leaf, field.name), total, part))
         return changed
     if isinstance(leaf, MutableMapping):
         for key in list(leaf):
-            changed[key] = _cut(leaf[key], total, count)
+            changed[key] = _cut(leaf[key], total, part)
         return changed
     if not any(True for _ in tensors(leaf)):
         return leaf

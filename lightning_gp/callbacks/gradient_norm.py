@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.episodes import EpisodeProbe
-from lightning_gp.callbacks.groups import Grouping, check_groups, grouped
+from lightning_gp.callbacks.groups import Grouping, check_groups, grouped, parameters_by_name
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.contracts import Key, MeasuresEnvironments
 from lightning_gp.functional.gradients import dense, gradient_norm
@@ -124,11 +124,9 @@ class GradientNorm(EpisodeProbe):
         if self.loss is not None:
             return
         key = f"gradients/norm_{position}" if len(trainer.optimizers) > 1 else "gradients/norm"
-        names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
         gradients = {
-            names.get(id(parameter), f"optimizer.{i}.{k}"): dense(parameter.grad).unsqueeze(0)
-            for i, group in enumerate(optimizer.param_groups)
-            for k, parameter in enumerate(group["params"])
+            name: dense(parameter.grad).unsqueeze(0)
+            for name, parameter in parameters_by_name(optimizer, pl_module).items()
             if parameter.grad is not None
         }
         if gradients:

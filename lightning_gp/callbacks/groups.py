@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_gp._lightning import LightningModule
+
 Grouping: TypeAlias = int | Callable[[str], str]
 """How many leading parts of a parameter's name make its group, or a function of the name."""
 
@@ -36,3 +41,18 @@ def grouped(names: Iterable[str], groups: Grouping | None) -> dict[str, list[str
             group = groups(name) if callable(groups) else ".".join(name.split(".")[:groups])
             found.setdefault(group, []).append(name)
     return found
+
+
+def parameters_by_name(optimizer: Optimizer, module: LightningModule) -> dict[str, Tensor]:
+    """What an optimizer changes, under the module's names; tensors that only the optimizer knows are numbered.
+
+    Args:
+        optimizer: a torch optimizer.
+        module: whose parameters these are.
+    """
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return {
+        names.get(id(parameter), f"optimizer.{i}.{k}"): parameter
+        for i, group in enumerate(optimizer.param_groups)
+        for k, parameter in enumerate(group["params"])
+    }

@@ -13,10 +13,12 @@ from lightning_gp import MAML
 from lightning_gp.callbacks import (
     CosineSimilarity,
     CriticalLearningRate,
+    GradientNoise,
     GradientNorm,
     HessianEigenvalues,
     LearningRateBounds,
     PhaseAmplitudeConsistency,
+    UpdateStatistics,
 )
 from lightning_gp.environments import Environments
 from lightning_gp.networks import SinusoidMLP
@@ -57,6 +59,8 @@ RUNS = {
     ],
     CriticalLearningRate: [(maml, lambda: data(True), lambda: [CriticalLearningRate(per_environment=True)])],
     LearningRateBounds: [(maml, lambda: data(True), lambda: [LearningRateBounds()])],
+    GradientNoise: [(maml, lambda: data(True), lambda: [GradientNoise(groups=1)])],
+    UpdateStatistics: [(maml, lambda: data(True), lambda: [UpdateStatistics(groups=1)])],
 }
 
 
