@@ -2,7 +2,7 @@
 
 A Krylov space holds one vector of each eigenspace, so a search from one start finds a repeated eigenvalue once, with a
 residual of 0. A second search, from a random vector orthogonal to what was found and with the operator deflated by it,
-has to exclude every eigenvalue above the last wanted one, or finds it.
+has to exclude every eigenvalue that would change the answer, or finds it.
 """
 
 from __future__ import annotations
@@ -34,28 +34,48 @@ class Outcome(NamedTuple):
     complete: bool
 
 
-def with_copies(
-    product: Product,
-    pairs: Pairs,
-    storage: Tensor,
-    tol: float,
-    which: Which,
-    scale: float,
-    budget: int,
-    patience: int,
-    seed: int,
-) -> Outcome:
-    """The k leading pairs, copies of repeated eigenvalues included.
+class Search(NamedTuple):
+    """What both searches have in common.
 
-    Args:
+    Attributes:
         product: v -> A v.
-        pairs: what one search found; its vectors are overwritten.
-        storage: rows (m, size) that the search may use up.
         tol: relative error allowed in each value.
         which: ``"largest"`` algebraic, or ``"magnitude"``.
         scale: of the operator's norm.
-        budget: products allowed.
+        rounding: of a value.
         patience: settled products in a row that end a search with restarts.
+        seen_once: whether the first search has seen every eigenvalue above the last wanted one, copies left aside.
+    """
+
+    product: Product
+    tol: float
+    which: Which
+    scale: float
+    rounding: float
+    patience: int
+    seen_once: bool
+
+    def level(self, values: Tensor) -> float | None:
+        """What a further eigenvalue has to exceed to change the answer; None if there can be no such.
+
+        If each was seen once there can be copies only, and those of the last value change nothing.
+
+        Args:
+            values: what is known, in order, (k,).
+        """
+        keys = values.abs() if self.which == "magnitude" else values
+        level = float(keys[-1]) + max(self.tol * abs(float(values[-1])), self.rounding)
+        return None if self.seen_once and float(keys[0]) <= level else level
+
+
+def with_copies(known: Search, pairs: Pairs, storage: Tensor, budget: int, seed: int) -> Outcome:
+    """The k leading pairs, copies of repeated eigenvalues included.
+
+    Args:
+        known: of the first search.
+        pairs: what it found; the vectors are overwritten.
+        storage: rows (m, size) that the search may use up.
+        budget: products allowed.
         seed: of the random vectors.
 
     Returns:
@@ -66,27 +86,20 @@ def with_copies(
     if len(storage) < rows:
         storage = pairs.vectors.new_empty(rows, size)
     used = 0
-    while True:
-        level = _level(pairs.values[-1], tol, which, scale, storage.dtype)
-        state = _deflated(product, pairs.vectors, storage[:rows], which, scale, seed + used)
-        finished = _searched(state, level, tol, budget - used, patience)
+    while (level := known.level(pairs.values)) is not None:
+        state = _deflated(known, pairs.vectors, storage[:rows], seed + used)
+        finished = _searched(state, level, known.tol, budget - used, known.patience)
         used += state.products
         if not finished or not state.finite:
             return Outcome(pairs, used, False)
         hidden = state.above(level)
         if hidden == 0:
-            return Outcome(pairs, used, True)
-        pairs = _merged(pairs, state, hidden, which)
+            break
+        pairs = _merged(pairs, state, hidden, known.which)
+    return Outcome(pairs, used, True)
 
 
-def _level(last: Tensor, tol: float, which: Which, scale: float, dtype: torch.dtype) -> float:
-    key = abs(float(last)) if which == "magnitude" else float(last)
-    return key + max(tol * abs(float(last)), 30 * torch.finfo(dtype).eps * scale)
-
-
-def _deflated(
-    product: Product, vectors: Tensor, storage: Tensor, which: Which, scale: float, seed: int
-) -> LanczosBasis:
+def _deflated(known: Search, vectors: Tensor, storage: Tensor, seed: int) -> LanczosBasis:
     """The basis of (I − VᵀV) A (I − VᵀV) from a random vector orthogonal to the rows of V."""
 
     def cleared(vector: Tensor) -> Tensor:
@@ -94,10 +107,11 @@ def _deflated(
 
     generator = torch.Generator(vectors.device).manual_seed(seed)
     start = torch.randn(vectors.shape[1], dtype=vectors.dtype, device=vectors.device, generator=generator)
+    product = known.product
     state = LanczosBasis(
-        lambda vector: cleared(product(vector)), cleared(cleared(start)), len(storage), which, seed, 1.0, storage
+        lambda vector: cleared(product(vector)), cleared(cleared(start)), len(storage), known.which, seed, 1.0, storage
     )
-    state.scale = scale  # what is rounding is measured by the whole operator
+    state.scale = known.scale  # what is rounding is measured by the whole operator
     return state
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from lightning_gp import checks
-from lightning_gp.functional.deflation import Pairs, with_copies
-from lightning_gp.functional.krylov import LanczosBasis, Product, Which
+from lightning_gp.functional.deflation import Pairs, Search, with_copies
+from lightning_gp.functional.krylov import NOISE, LanczosBasis, Product, Which
 
 BASIS_BYTES = 2**28
 """What the default basis and its next direction may occupy, unless k + 4 vectors need more.
@@ -81,7 +81,8 @@ def leading_eigenpairs(
 
     **Repeated eigenvalues.** One Krylov space holds one vector of an eigenspace. What it found is therefore searched
     once more, from a random vector orthogonal to it (:mod:`~lightning_gp.functional.deflation`), until every eigenvalue
-    above the last wanted one is found or excluded; for a simple spectrum that takes a few products.
+    above the last wanted one is found or excluded; for a simple spectrum that takes a few products. With
+    ``random_share`` a single value needs none: copies of it would not change the answer.
 
     Args:
         product: v -> A v on flat vectors, shape (size,).
@@ -137,7 +138,7 @@ def search(
     capacity = basis_capacity(size, start.dtype, k, basis_size)
     state = LanczosBasis(product, start, capacity, which, seed, random_share or 0.0)
     del start  # a vector as long as the network: free it if nobody else holds it
-    in_a_row, found = 0, False
+    in_a_row, found, seen_once = 0, False, False
     while state.products < budget and state.finite and not found:
         if state.count == capacity:
             state.restart(k + max(1, (capacity - k) // 3))
@@ -146,10 +147,10 @@ def search(
         if random_share is None:
             found = in_a_row >= max(2, k)
         else:
-            patient = state.restarted and in_a_row >= max(PATIENCE, k)
-            found = patient or state.nothing_hidden(k, tol)
+            seen_once = state.nothing_hidden(k, tol)
+            found = seen_once or (state.restarted and in_a_row >= max(PATIENCE, k))
         found = found or state.complete(k)
-    return _leading(state, k, tol, found, budget, seed)
+    return _leading(state, k, tol, found, seen_once, budget, seed)
 
 
 def basis_capacity(size: int, dtype: torch.dtype, k: int, basis_size: int | None = None) -> int:
@@ -178,7 +179,9 @@ def tridiagonal(product: Product, start: Tensor, steps: int) -> tuple[Tensor | N
     return (state.projection if state.finite else None), state.products
 
 
-def _leading(state: LanczosBasis, k: int, tol: float, found: bool, budget: int, seed: int) -> Eigenpairs:
+def _leading(
+    state: LanczosBasis, k: int, tol: float, found: bool, seen_once: bool, budget: int, seed: int
+) -> Eigenpairs:
     """The k leading pairs, with what one Krylov space cannot show; the basis is used up."""
     if not state.finite or state.count < k:
         nan = torch.full((k,), math.nan, dtype=torch.float64)
@@ -189,9 +192,9 @@ def _leading(state: LanczosBasis, k: int, tol: float, found: bool, budget: int, 
     state.rotate(vectors[:, :k])
     pairs, products = Pairs(values[:k].clone(), state.basis[:k], residuals[:k].clone()), state.products
     if found and not whole:
-        pairs, again, found = with_copies(
-            state.product, pairs, state.basis[k:], tol, state.which, state.scale, budget - products, PATIENCE, seed + 1
-        )
+        noise = NOISE * torch.finfo(state.basis.dtype).eps * state.scale
+        known = Search(state.product, tol, state.which, state.scale, noise, PATIENCE, seen_once)
+        pairs, again, found = with_copies(known, pairs, state.basis[k:], budget - products, seed + 1)
         products += again
     rounding = ROUNDING * torch.finfo(state.basis.dtype).eps * state.scale
     lost = (rounding > tol * pairs.values.abs()) & ((pairs.values != 0) | (pairs.residuals != 0))
