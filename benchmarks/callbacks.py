@@ -32,6 +32,8 @@ NAMES = (
     "HessianEigenvalues",
     "LearningRateBounds",
     "CriticalLearningRate",
+    "GradientNoise",
+    "UpdateStatistics",
 )
 
 
@@ -84,6 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/omniglot")
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES)
     parser.add_argument("--output", type=Path, default=RESULTS / "callbacks.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -91,7 +94,7 @@ def main() -> None:
     fit(arguments.data, arguments.steps, [steps])
     step = statistics.median(steps.seconds[1:])
     rows, found, total = [], {}, 0.0
-    for name in NAMES:
+    for name in arguments.only:
         probe = getattr(callbacks, name)(every_n_steps=2)
         seconds = timed(probe)
         fit(arguments.data, 4, [probe])
