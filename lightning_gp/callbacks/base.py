@@ -72,7 +72,8 @@ class Probe(Callback):
     began; this is not compared with accumulation, several processes, lower precision, or hooks on the backward pass.
 
     **Processes**: gradients and Hessian products are summed over processes before a statistic is taken, numbers of
-    environments as sum and count; every process logs the same value.
+    environments as sum and count; every process logs the same value. Under FSDP2 (``fully_shard`` in
+    ``configure_model``) those work whose ``works_on_shards`` says so, on gradients of which each process has a part.
 
     Args:
         loss_fn: ``loss_fn(module, batch)`` that returns a scalar or one loss per environment (E,).
@@ -85,9 +86,9 @@ class Probe(Callback):
     Raises:
         TypeError: if an argument is of the wrong type.
         ValueError: if an argument is out of range. In ``setup``: if no loss is found, or the strategy shards
-            parameters. Before the first optimizer step: if the loss is not a scalar, not one per environment, does
-            not depend on the parameters, changes what cannot be put back, or has another gradient than training; if
-            ``probe_size`` would cut a batch of which it cannot be seen what an example is.
+            parameters in a way that it does not go with. Before the first optimizer step: if the loss is not a scalar,
+            not one per environment, does not depend on the parameters, changes what cannot be put back, or has another
+            gradient than training; if ``probe_size`` would cut a batch of which it cannot be seen what an example is.
     """
 
     keys: ClassVar[tuple[Key, ...]] = ()

@@ -28,6 +28,9 @@ try:
 except ImportError:  # torch < 2.6, or built without torch.distributed
     pass
 
+DIVIDED_BY = ("gradient_divide_factor", "reduce_scatter_reduce_op")
+"""What users can set in place of the mean over processes, in newer and older torch."""
+
 
 class Parts(dict[str, Tensor]):
     """A stack of gradients of which tensors (E, *part) are this process's parts, see ``part``."""
@@ -92,9 +95,6 @@ def gradients_of_shards(
         weight: asked after ``losses``: None, or the weight of this process's one loss in the sum over processes whose
             gradient is wanted in place of those of environments.
     """
-    factors = {
-        id(each.sharded_param): group.gradient_divide_factor for group in _groups(module) for each in group.fsdp_params
-    }
     rows: list[list[Tensor]] = []
     reshard(module)
     with torch.inference_mode(False), torch.enable_grad(), _set_aside(module, parameters):
@@ -104,7 +104,7 @@ def gradients_of_shards(
             for parameter in parameters.values():
                 parameter.grad = None
             torch.autograd.backward(values, seed, retain_graph=i < len(seeds))
-            rows.append([_summed(each, factors.get(id(each))) for each in parameters.values()])
+            rows.append([_summed(each) for each in parameters.values()])
     columns = zip(*rows, strict=True)
     return Parts({name: torch.stack(column) for name, column in zip(parameters, columns, strict=True)})
 
@@ -125,26 +125,26 @@ def _seeds(values: Tensor, weight: float | None) -> Iterator[Tensor]:
             yield seed
 
 
-def _summed(parameter: Tensor, factor: float | None) -> Tensor:
-    """The part of the sum over processes of their gradients, which FSDP has divided by a factor."""
+def _summed(parameter: Tensor) -> Tensor:
+    """The part of the sum over processes of their gradients, of which FSDP has made the mean."""
     held: Any = parameter
     if not isinstance(parameter, DTENSOR):
         own = torch.zeros_like(parameter) if parameter.grad is None else dense(parameter.grad)
         return part(sum_over_processes(own))
     if parameter.grad is None:
         return torch.zeros_like(part(parameter))
-    return part(parameter.grad) * float(factor or held.device_mesh.size())
+    return part(parameter.grad) * float(held.device_mesh.size())
 
 
 @contextmanager
 def _set_aside(module: nn.Module, parameters: Parameters) -> Iterator[None]:
-    """Gradients of training, those included that FSDP has not yet summed, and whether it sums them."""
+    """Gradients of training, those included that FSDP has not yet summed, and how it sums: meanwhile, to the mean."""
     aside: list[tuple[Any, str, Any]] = [
         (each, "grad", None) for each in {*module.parameters(), *parameters.values()} if each.is_leaf
     ]
     for group in _groups(module):
         aside += [(group, "reduce_grads", True), (group, "all_reduce_grads", True)]
-        aside.append((group, "_partial_reduce_output", None))
+        aside += [(group, name, None) for name in ("_partial_reduce_output", *DIVIDED_BY)]
         for each in group.fsdp_params:
             aside.append((each, "unsharded_accumulated_grad", None))
             aside.append((getattr(each, "_unsharded_param", None), "grad", None))

@@ -93,25 +93,32 @@ def loaders(processes, sizes=(8, 8)):
 
 
 def trainer(processes, callbacks=(), **options):
+    settings = {"max_epochs": 2, "use_distributed_sampler": False, "logger": False, "enable_checkpointing": False}
     return pl.Trainer(
         accelerator="cpu",
         devices=processes,
         strategy=ModelParallelStrategy(processes, 1) if processes > 1 else "auto",
         callbacks=list(callbacks),
-        **{"max_epochs": 2, "use_distributed_sampler": False, "logger": False, "enable_checkpointing": False},
-        **{"enable_progress_bar": False, "enable_model_summary": False, **options},
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **{**settings, **options},
     )
 
 
-def run(name, processes, measured=True):
-    """Weights after a fit, what the module has noted, and what callbacks found."""
+def run(name, processes, measured=True, checkpoint=None):
+    """Weights after a fit, what the module has noted, and what callbacks found; with a checkpoint after an epoch."""
     build, callbacks, options = RUNS[name]
     attached = callbacks() if measured else []
     data = loaders(processes)
+    if checkpoint is not None:
+        first = trainer(processes, callbacks(), **{**options, "max_epochs": 1})
+        torch.manual_seed(0)
+        first.fit(build(), *data)
+        first.save_checkpoint(checkpoint)
     torch.manual_seed(0)
     module = build()
     ours = trainer(processes, attached, **options)
-    ours.fit(module, *data)
+    ours.fit(module, *data, ckpt_path=checkpoint)
     reshard(module)
     weights = [each.full_tensor() if processes > 1 else each for each in module.parameters()]
     return {
