@@ -12,6 +12,7 @@ from lightning_gp._lightning import Callback, LightningModule, Trainer, callback
 from lightning_gp.callbacks.isolation import random_state, set_random_state
 from lightning_gp.callbacks.losses import FunctionLoss, Indexed
 from lightning_gp.callbacks.reach import Snapshot
+from lightning_gp.callbacks.shards import spread
 from lightning_gp.functional.gradients import dense
 from lightning_gp.types import Parameters
 
@@ -56,8 +57,8 @@ class Before:
     def of(cls, trainer: Trainer, loss: FunctionLoss, apart: tuple[type, ...]) -> Before | None:
         """One for all probes; None where ``.grad`` would not be the gradient of that step alone.
 
-        That is with accumulation, several processes, lower precision, hooks that may change gradients, and manual
-        optimization.
+        That is with accumulation, several processes, shards, lower precision, hooks that may change gradients, and
+        manual optimization.
         """
         module = loss.module
         waiting = getattr(vars(module).get("training_step"), "before", None)
@@ -66,6 +67,7 @@ class Before:
         changed = any(getattr(type(module), name) is not getattr(LightningModule, name) for name in HOOKS)
         others = any(type(each).on_after_backward is not Callback.on_after_backward for each in callbacks_of(trainer))
         alone = module.automatic_optimization and trainer.accumulate_grad_batches == 1 and trainer.world_size == 1
+        alone = alone and not spread(module)
         if loss.name != "training_step" or changed or others or vars(module).keys() & set(HOOKS) or not alone:
             return None
         return cls(loss, apart) if trainer.precision in ("32-true", "64-true") else None

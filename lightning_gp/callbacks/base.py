@@ -29,10 +29,10 @@ from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
 from lightning_gp.callbacks.steps import Steps
-from lightning_gp.contracts import Key
+from lightning_gp.callbacks.strategies import check_strategy
+from lightning_gp.contracts import Key, MeasuresEnvironments
 from lightning_gp.loggers import log_figures
 
-SHARDED = ("FSDP", "DeepSpeed", "ModelParallel", "XLA")
 ENVIRONMENTS = 8
 """Default number of environments in a probe batch, over all processes."""
 
@@ -71,7 +71,8 @@ class Probe(Callback):
     began; this is not compared with accumulation, several processes, lower precision, or hooks on the backward pass.
 
     **Processes**: gradients and Hessian products are summed over processes before a statistic is taken, numbers of
-    environments as sum and count; every process logs the same value.
+    environments as sum and count; every process logs the same value. Under FSDP2 (``fully_shard`` in
+    ``configure_model``) those work whose ``works_on_shards`` says so, on gradients of which each process has a part.
 
     Args:
         loss_fn: ``loss_fn(module, batch)`` that returns a scalar or one loss per environment (E,).
@@ -84,9 +85,9 @@ class Probe(Callback):
     Raises:
         TypeError: if an argument is of the wrong type.
         ValueError: if an argument is out of range. In ``setup``: if no loss is found, or the strategy shards
-            parameters. Before the first optimizer step: if the loss is not a scalar, not one per environment, does
-            not depend on the parameters, changes what cannot be put back, or has another gradient than training; if
-            ``probe_size`` would cut a batch of which it cannot be seen what an example is.
+            parameters in a way that it does not go with. Before the first optimizer step: if the loss is not a scalar,
+            not one per environment, does not depend on the parameters, changes what cannot be put back, or has another
+            gradient than training; if ``probe_size`` would cut a batch of which it cannot be seen what an example is.
     """
 
     keys: ClassVar[tuple[Key, ...]] = ()
@@ -158,6 +159,13 @@ class Probe(Callback):
         """
         return False
 
+    def works_on_shards(self, pl_module: LightningModule) -> bool:
+        """Whether it works under FSDP2, where each process has a part of every parameter and gradients are ``Parts``.
+
+        There ``check`` is collective, and ``loss.gradients`` gives what ``callbacks.shards`` sums over processes.
+        """
+        return False
+
     def report_without_probe(self, trainer: Trainer, pl_module: LightningModule) -> Report:
         """What to log where ``needs_loss`` is False."""
         raise NotImplementedError(f"{type(self).__name__} must define report_without_probe(trainer, pl_module).")
@@ -173,20 +181,14 @@ class Probe(Callback):
         """Refuses what cannot work, before training starts."""
         if stage != "fit":
             return
-        self.refuse_sharded(trainer)
+        by_environment = (
+            self.loss_fn is None and self.needs_loss(pl_module) and isinstance(pl_module, MeasuresEnvironments)
+        )
+        check_strategy(trainer.strategy, type(self).__name__, self.works_on_shards(pl_module), by_environment)
         self.begin()
         self.loss = find_loss(pl_module, self.loss_fn, type(self).__name__) if self.needs_loss(pl_module) else None
         if self.loss is not None:
             self.batch = self._shared_batch(trainer, self.loss)
-
-    def refuse_sharded(self, trainer: Trainer) -> None:
-        """Refuses strategies under which no process has whole parameters."""
-        strategy = type(trainer.strategy).__name__
-        if any(name in strategy for name in SHARDED):
-            raise ValueError(
-                f"{type(self).__name__} needs whole parameters, but {strategy} shards them. Use strategy='ddp' or a "
-                "single device, or remove this callback."
-            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Steps are counted from where a resumed run begins."""

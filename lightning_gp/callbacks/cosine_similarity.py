@@ -15,9 +15,9 @@ from lightning_gp.callbacks.episodes import EpisodeProbe
 from lightning_gp.callbacks.losses import AnyLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
+from lightning_gp.callbacks.shards import Parts, cosines, cosines_between, inner_products
 from lightning_gp.contracts import Key
 from lightning_gp.environments import Environments
-from lightning_gp.functional.gradients import cosine_similarity, inner_product, pairwise_cosines
 from lightning_gp.plots import cosine_matrix, require_matplotlib
 
 ONE_GRADIENT = (
@@ -74,6 +74,10 @@ class CosineSimilarity(EpisodeProbe):
         super().begin()
         self.validation = ProbeBatch()
 
+    def works_on_shards(self, pl_module: LightningModule) -> bool:
+        """It needs nothing but gradients."""
+        return True
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Also prepares for a validation batch."""
         super().setup(trainer, pl_module, stage)
@@ -105,11 +109,11 @@ class CosineSimilarity(EpisodeProbe):
         """Cosines on the probe batch."""
         if measurement.loss.by_environment and measurement.pieces[0].query is not None:
             pairs = zip(measurement.gradients("query"), measurement.gradients("support"), strict=True)
-            found = [(cosine_similarity(*pair), inner_product(*pair)) for pair in pairs]
-            cosines, products = (torch.cat(each) for each in zip(*found, strict=True))
+            found = [(cosines(*pair), inner_products(*pair)) for pair in pairs]
+            angles, products = (torch.cat(each) for each in zip(*found, strict=True))
             return Report(
                 {
-                    "gradients/cosine": measurement.mean_over_environments(cosines),
+                    "gradients/cosine": measurement.mean_over_environments(angles),
                     "gradients/inner_product": measurement.mean_over_environments(products),
                 }
             )
@@ -133,11 +137,12 @@ class CosineSimilarity(EpisodeProbe):
                 "CosineSimilarity has a single environment and no query set, so there are no two gradients to compare. "
                 "Give the batches at least two environments or a query set, and probe_size at least 2."
             )
-        cosines = pairwise_cosines({"all": everyone})
-        above = cosines[torch.triu(torch.ones_like(cosines, dtype=torch.bool), diagonal=1)]
+        stack = {"all": everyone}
+        matrix = cosines_between(Parts(stack) if measurement.spread else stack)
+        above = matrix[torch.triu(torch.ones_like(matrix, dtype=torch.bool), diagonal=1)]
         report = Report({"gradients/cosine": float(above.mean()), "gradients/cosine_min": float(above.min())})
         if self.matrix:
-            report.pictures["gradients/cosine_matrix"] = lambda: cosine_matrix(cosines.cpu())
+            report.pictures["gradients/cosine_matrix"] = lambda: cosine_matrix(matrix.cpu())
         return report
 
     def _against_validation(self, training: dict[str, Tensor], measurement: Measurement) -> Report:
@@ -151,4 +156,4 @@ class CosineSimilarity(EpisodeProbe):
             return Report()
         other = Measurement.of(measurement.loss, self.validation, measurement.ranks, measurement.again)
         (validation,) = other.gradients()
-        return Report({"gradients/cosine": float(cosine_similarity(training, validation))})
+        return Report({"gradients/cosine": float(cosines(training, validation))})

@@ -68,6 +68,10 @@ class CriticalLearningRate(Probe):
             raise ValueError(f"tol={tol!r} is a relative error; take 0 < tol < 1, e.g. 0.02.")
         self.objective, self.per_environment, self.tol = objective, per_environment, tol
 
+    def works_on_shards(self, pl_module: LightningModule) -> bool:
+        """It needs forward passes alone."""
+        return True
+
     def begin(self) -> None:
         """Also forgets the last step."""
         super().begin()

@@ -18,6 +18,7 @@ from lightning_gp.callbacks.isolation import isolated
 from lightning_gp.callbacks.losses import AnyLoss, Piece, Skipped
 from lightning_gp.callbacks.measurement import Measurement
 from lightning_gp.callbacks.ranks import Ranks
+from lightning_gp.callbacks.strategies import check_strategy
 from lightning_gp.contracts import MeasuresEnvironments
 from lightning_gp.environments import as_batches
 from lightning_gp.types import Split
@@ -92,7 +93,7 @@ class EpisodeProbe(Probe):
         self._step = self.evaluation_loss = self._taken = None
         owner = type(self).__name__
         if self.episodes is not None and (stage in ("validate", "test") or (stage == "fit" and self.during_fit)):
-            self.refuse_sharded(trainer)
+            check_strategy(trainer.strategy, f"{owner}(episodes=...)", works=False)
             name = "test_step" if stage == "test" else "validation_step"
             self.evaluation_loss, self._step = find_evaluation_loss(pl_module, self.loss_fn, owner, name)
             self._numbers = EpisodeValues(self.episodes)

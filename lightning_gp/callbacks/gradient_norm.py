@@ -14,8 +14,9 @@ from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.episodes import EpisodeProbe
 from lightning_gp.callbacks.groups import Grouping, check_groups, grouped, parameters_by_name
 from lightning_gp.callbacks.measurement import Measurement, Report
+from lightning_gp.callbacks.shards import Parts, as_stack, joined
 from lightning_gp.contracts import Key, MeasuresEnvironments
-from lightning_gp.functional.gradients import dense, gradient_norm
+from lightning_gp.functional.gradients import gradient_norm
 from lightning_gp.plots import histogram as draw_histogram
 from lightning_gp.plots import require_matplotlib
 from lightning_gp.types import Split
@@ -84,6 +85,10 @@ class GradientNorm(EpisodeProbe):
         super().begin()
         self._window: dict[str, list[Tensor]] = {}
 
+    def works_on_shards(self, pl_module: LightningModule) -> bool:
+        """It needs nothing but gradients."""
+        return True
+
     def needs_loss(self, pl_module: LightningModule) -> bool:
         """Only where the norm is not taken from the training step."""
         if self.at == "auto":
@@ -105,7 +110,7 @@ class GradientNorm(EpisodeProbe):
         norms = {"gradients/norm": gradient_norm(each)}
         for group, names in grouped(gradients, self.groups).items():
             norms[f"gradients/norm/{group}"] = gradient_norm({name: each[name] for name in names})
-        return norms
+        return joined(norms) if isinstance(gradients, Parts) else norms
 
     def _report(self, norms: dict[str, Tensor], measurement: Measurement) -> Report:
         report = Report({key: measurement.mean_over_environments(each) for key, each in norms.items()})
@@ -125,12 +130,12 @@ class GradientNorm(EpisodeProbe):
             return
         key = f"gradients/norm_{position}" if len(trainer.optimizers) > 1 else "gradients/norm"
         gradients = {
-            name: dense(parameter.grad).unsqueeze(0)
+            name: parameter.grad
             for name, parameter in parameters_by_name(optimizer, pl_module).items()
             if parameter.grad is not None
         }
         if gradients:
-            for suffix, norm in self._norms(gradients).items():
+            for suffix, norm in self._norms(as_stack(gradients)).items():
                 self._window.setdefault(suffix.replace("gradients/norm", key, 1), []).append(norm)
 
     def state_dict(self) -> dict[str, Any]:

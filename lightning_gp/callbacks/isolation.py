@@ -12,6 +12,7 @@ import torch
 
 from lightning_gp._lightning import LightningModule
 from lightning_gp.callbacks.reach import Snapshot
+from lightning_gp.callbacks.shards import reshard
 
 
 class Isolation:
@@ -19,10 +20,11 @@ class Isolation:
 
     Attributes:
         snapshot: of everything that the code can reach, from before it ran.
+        module: whose code it is.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
+    def __init__(self, snapshot: Snapshot, module: LightningModule) -> None:
+        self.snapshot, self.module = snapshot, module
         self.begin()
 
     def begin(self) -> None:
@@ -36,6 +38,7 @@ class Isolation:
 
     def again(self) -> None:
         """What runs next begins with what the code before has begun with, random numbers excepted."""
+        reshard(self.module)
         self.snapshot.put_back()
         self.begin()
 
@@ -67,6 +70,7 @@ def isolated(
         ValueError: with ``verify``, naming what has changed and could not be put back: open files, generators, data.
     """
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    reshard(module)
     snapshot = Snapshot({"module": module, **roots}, apart, thorough=bool(verify))
     try:
         with ExitStack() as stack:
@@ -76,8 +80,9 @@ def isolated(
             stack.enter_context(torch.autocast(device.type, enabled=False))
             # A probe whose loss is NaN must report it, not raise.
             stack.enter_context(torch.autograd.set_detect_anomaly(False))
-            yield Isolation(snapshot)
+            yield Isolation(snapshot, module)
     finally:
+        reshard(module)
         snapshot.put_back()
     left = snapshot.changes() if verify else []
     if left:

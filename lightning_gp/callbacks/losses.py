@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_gp._lightning import LightningModule, takes
 from lightning_gp.callbacks.batches import copied, example_count
 from lightning_gp.callbacks.loss_checks import STEPS, THREE_WAYS, checked, refuse_reentrant
+from lightning_gp.callbacks.shards import gradients_of_shards, spread
 from lightning_gp.contracts import MeasuresEnvironments, Objective
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of
 from lightning_gp.functional.gradients import gradients_of_losses
@@ -219,13 +220,27 @@ class FunctionLoss(ModuleLoss[Indexed]):
         # A step may change its batch in place.
         losses = self.checked(self.function(self.module, copied(piece.batch), piece.position), self.name)
         self.scalar = losses.ndim == 0
-        thawed = self.parameters().keys() - parameters.keys()
+        thawed = super().parameters().keys() - parameters.keys()
         if thawed:
             raise ValueError(
                 f"{self.name} thaws parameters while it runs: {', '.join(sorted(thawed)[:5])}. A probe differentiates "
                 "by those that require gradients before; set requires_grad in a hook, such as on_train_batch_start."
             )
         return losses
+
+    def gradients(self, parameters: Parameters, piece: Indexed, split: Split = "query") -> Parameters:
+        """Of sharded parameters ``Parts``, of the losses of all processes one after the other; every process calls it.
+
+        Of a scalar loss then: the sum over processes of its gradient times ``count(piece)``.
+        """
+        if not spread(self.module):
+            return super().gradients(parameters, piece, split)
+        return gradients_of_shards(
+            lambda: self.losses(parameters, piece, split).reshape(-1),
+            parameters,
+            self.module,
+            lambda: self.count(piece) if self.scalar else None,
+        )
 
 
 AnyLoss: TypeAlias = ModuleLoss[Any]

@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_gp.callbacks.losses import AnyLoss, Skipped
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
+from lightning_gp.callbacks.shards import Parts, spread
 from lightning_gp.types import Split
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ class Measurement:
     def of_pieces(cls, loss: AnyLoss, pieces: list[Any], ranks: Ranks, again: Callable[[], None]) -> Measurement:
         """Counts pieces over all processes."""
         counts = [loss.count(piece) for piece in pieces]
+        if spread(loss.module):
+            number, squares = ranks.totals(len(pieces), len(pieces) ** 2)
+            if number**2 != squares * ranks.world:
+                raise ValueError(
+                    "Sharded parameters are gathered for every forward pass, so that all processes need equally many "
+                    f"batches in their parts of the probe batch; here it is {len(pieces)}, elsewhere another number. "
+                    "Leave probe_size=None (one whole batch)."
+                )
         shares = [1.0] * len(pieces)
         if loss.shares_examples and ranks.world > 1:
             sizes = [float(piece.split("query")[1].shape[1]) for piece in pieces]
@@ -71,6 +80,11 @@ class Measurement:
     def shared(self) -> bool:
         """Whether every process has the same environments, and of each a part of the examples only."""
         return any(share != 1 for share in self.shares)
+
+    @property
+    def spread(self) -> bool:
+        """Whether every process has a part of each parameter only, and gradients are ``Parts``."""
+        return spread(self.loss.module)
 
     def mean_loss(self, parameters: dict[str, Tensor], training: bool = False, split: Split = "query") -> Tensor:
         """This process's share of the mean loss: the sum over processes is the mean over all environments."""
@@ -104,13 +118,17 @@ class Measurement:
         return total / count
 
     def all_environments(self, rows: Tensor) -> Tensor:
-        """The rows (E, ...), one per environment of this process, of the environments of all processes."""
-        return rows if self.shared else self.ranks.concatenate(rows)
+        """The rows (E, ...), one per environment of this process, of the environments of all processes.
+
+        Of what is made from ``gradients``, which gives those of all processes where these share parameters or examples.
+        """
+        return rows if self.shared or self.spread else self.ranks.concatenate(rows)
 
     def gradients(self, split: Split = "query") -> Iterator[dict[str, Tensor]]:
         """Stacks (E, *shape) of this process's environments, piece by piece; of shared ones over all their examples.
 
-        A scalar loss has no environments: its one stack (1, *shape) is the mean gradient over all processes.
+        A scalar loss has no environments: its one stack (1, *shape) is the mean gradient over all processes. Of sharded
+        parameters stacks are ``Parts``, of the environments of all processes.
         """
         parameters = self.loss.parameters()
         mean: dict[str, Tensor] = {}
@@ -129,8 +147,12 @@ class Measurement:
                 yield stack
                 continue
             kept += count
-            mean = {name: count * value + mean.get(name, 0.0) for name, value in stack.items()}
+            weight = 1 if self.spread else count  # shards are weighted before they are summed
+            mean = {name: weight * value + mean.get(name, 0.0) for name, value in stack.items()}
         if self.loss.scalar:
             total = self._kept(kept)
             mean = mean or {name: torch.zeros_like(value).unsqueeze(0) for name, value in parameters.items()}
-            yield {name: self.ranks.sum(value / total) for name, value in mean.items()}
+            if self.spread:
+                yield Parts({name: value / total for name, value in mean.items()})
+            else:
+                yield {name: self.ranks.sum(value / total) for name, value in mean.items()}

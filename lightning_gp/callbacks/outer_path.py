@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
+from lightning_gp.callbacks.shards import joined, part, sharded
 from lightning_gp.functional.gradients import dense
 
 
@@ -18,20 +19,20 @@ class OuterPath:
     """The parameters θ_0, θ_1, …, θ_S after each step, of which only the lengths of the steps are kept.
 
     Args:
-        parameters: what the optimizer changes in place.
+        parameters: what the optimizer changes in place; if sharded, every process has to make the same calls.
 
     Attributes:
         steps: S, the number of steps so far.
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self.parameters = parameters
+        self.parameters, self.spread = parameters, sharded(parameters)
         self.begin()
 
     def begin(self) -> None:
         """A new path starts from the parameters as they are now."""
-        self.start = [parameter.detach().clone() for parameter in self.parameters]
-        self.last = [parameter.detach().clone() for parameter in self.parameters]
+        self.start = [own.clone() for own in self._own(self.parameters)]
+        self.last = [own.clone() for own in self.start]
         self.lengths: list[Tensor] = []
         self.gradients: dict[int, list[Tensor]] = {}
 
@@ -42,8 +43,8 @@ class OuterPath:
 
     def add_step(self) -> None:
         """The parameters have taken a step."""
-        self.lengths.append(_distance(self.parameters, self.last))
-        torch._foreach_copy_(self.last, [parameter.detach() for parameter in self.parameters])
+        self.lengths.append(self._distance(self.last))
+        torch._foreach_copy_(self.last, self._own(self.parameters))
 
     def add_gradient(self, optimizer: Optimizer, position: int) -> None:
         """Keeps the norm of the gradient with which an optimizer is about to step.
@@ -53,13 +54,13 @@ class OuterPath:
             position: which of the trainer's optimizers it is.
         """
         gradients = [
-            parameter.grad.detach()
+            parameter.grad
             for group in optimizer.param_groups
             for parameter in group["params"]
             if parameter.grad is not None
         ]
         if gradients:
-            self.gradients.setdefault(position, []).append(_norm(gradients))
+            self.gradients.setdefault(position, []).append(self._norm(self._own(gradients)))
 
     def consistencies(self) -> dict[str, float]:
         """``phase_consistency``, Σ_k ‖θ_{k+1} − θ_k‖ / ‖θ_S − θ_0‖, and ``amplitude_consistency`` from two steps on.
@@ -67,7 +68,7 @@ class OuterPath:
         The latter is the mean of ‖g(θ_k)‖ / ‖g(θ_0)‖ over the steps k = 1 … S−1 of all optimizers.
         """
         length = float(torch.stack(self.lengths).sum())
-        distance = float(_distance(self.parameters, self.start))
+        distance = float(self._distance(self.start))
         ratios = [norms[k] / norms[0] for norms in self.gradients.values() for k in range(1, len(norms))]
         values = {"phase_consistency": _phase(length, distance)}
         if ratios:
@@ -75,8 +76,8 @@ class OuterPath:
         return values
 
     def state(self) -> dict[str, Any]:
-        """Tensors and lists for ``load``; empty before the first step, or if they are too large for a checkpoint."""
-        if not self.steps or sum(tensor.nbytes for tensor in self.start) > MAX_SAVED_BYTES:
+        """Tensors and lists for ``load``; empty before the first step, if sharded, or too large for a checkpoint."""
+        if not self.steps or self.spread or sum(tensor.nbytes for tensor in self.start) > MAX_SAVED_BYTES:
             return {}
         gradients = {position: torch.stack(norms) for position, norms in self.gradients.items()}
         return {"start": self.start, "lengths": torch.stack(self.lengths), "gradients": gradients}
@@ -91,6 +92,18 @@ class OuterPath:
         self.lengths = list(state["lengths"].to(device))
         self.gradients = {position: list(norms.to(device)) for position, norms in state["gradients"].items()}
 
+    def _own(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """What this process holds of them."""
+        return [part(tensor) if self.spread else dense(tensor) for tensor in tensors]
+
+    def _distance(self, others: list[Tensor]) -> Tensor:
+        return self._norm(list(torch._foreach_sub(self._own(self.parameters), others)))
+
+    def _norm(self, own: list[Tensor]) -> Tensor:
+        """Of all that the processes hold."""
+        total: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(each).float() for each in own]))
+        return joined({"": total})[""] if self.spread else total
+
 
 def _phase(length: float, distance: float) -> float:
     if not math.isfinite(length + distance):
@@ -98,13 +111,3 @@ def _phase(length: float, distance: float) -> float:
     if not distance:
         return 1.0 if length == 0 else math.inf
     return max(1.0, length / distance)  # the triangle inequality holds only up to rounding
-
-
-def _distance(parameters: Sequence[Tensor], others: list[Tensor]) -> Tensor:
-    return _norm(list(torch._foreach_sub([parameter.detach() for parameter in parameters], others)))
-
-
-def _norm(tensors: list[Tensor]) -> Tensor:
-    norms = [torch.linalg.vector_norm(dense(tensor)).float() for tensor in tensors]
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
-    return total

@@ -14,6 +14,7 @@ from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.outer_path import OuterPath
+from lightning_gp.callbacks.shards import reshard
 from lightning_gp.contracts import Adapts, Key
 from lightning_gp.environments import Environments
 from lightning_gp.functional.adaptation import Trajectory, over_environments
@@ -36,7 +37,7 @@ class PhaseAmplitudeConsistency(Probe):
     {keys}
 
     A path that is not at its end is saved in checkpoints (up to 64 MB) and goes on in a resumed run; if it is larger,
-    that of a resumed run begins where the run does.
+    that of a resumed run begins where the run does; likewise under FSDP2.
 
     Cost: S + 1 forward and backward passes of the probe batch's support sets. With ``prototype``, two forward passes
     and a double backward pass of its query sets. Along the outer path: two copies of the parameters, and one pass over
@@ -78,6 +79,10 @@ class PhaseAmplitudeConsistency(Probe):
     def needs_loss(self, pl_module: LightningModule) -> bool:
         """Only where there is an inner loop."""
         return isinstance(pl_module, Adapts)
+
+    def works_on_shards(self, pl_module: LightningModule) -> bool:
+        """The outer path alone: an inner loop differentiates by the parameters at each of its steps."""
+        return not self.needs_loss(pl_module)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Also checks that an inner loop has its loss."""
@@ -128,6 +133,7 @@ class PhaseAmplitudeConsistency(Probe):
         super().on_train_start(trainer, pl_module)
         self._path = None
         if self.loss is None:
+            reshard(pl_module)
             self._path = OuterPath([parameter for parameter in pl_module.parameters() if parameter.requires_grad])
             self._path.load(self._saved_path)
         self._saved_path = {}

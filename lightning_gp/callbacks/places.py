@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
+from lightning_gp.callbacks.shards import local
+
 T = TypeVar("T")
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 SAMPLES: tuple[Any, ...] = ([], (), {}, {}.items(), {}.values(), set(), "", b"", range(0), reversed([]))
@@ -133,20 +135,21 @@ class Numbers(Place[Tensor]):
     """A tensor: its numbers, where they are stored, ``requires_grad``, hooks, history and ``.grad``.
 
     Args:
-        thing: the tensor.
+        thing: the tensor; of a sharded one, the numbers are those of this process.
     """
 
     def __init__(self, thing: Tensor) -> None:
         super().__init__(thing)
-        self.alias = thing.data
-        self.plain = thing.layout == torch.strided
+        own = local(thing)
+        self.alias = own.data
+        self.plain = own.layout == torch.strided
         self.core = _without_repetition(self.alias) if self.plain else self.alias
         self.saved = self.core.clone()
         self.leaf, self.function = thing.is_leaf, thing.grad_fn
         self.requires_grad = thing.requires_grad
         self.grad = thing.grad if thing.is_leaf else None
         self.hooks = thing._backward_hooks
-        self.version = None if thing.is_inference() else _unsafe_preserve_version_counter(thing)
+        self.version = None if own.is_inference() else _unsafe_preserve_version_counter(own)
 
     def inside(self) -> Iterable[tuple[object, object]]:
         """Its gradient, and what Python has attached to it."""
@@ -159,10 +162,11 @@ class Numbers(Place[Tensor]):
 
     def touched(self) -> bool:
         """Whether it has been written to, be it with the same numbers."""
-        return (self.version is not None and self.thing._version != self.version.prev_versions[0]) or self.changed()
+        version = local(self.thing)._version if self.version is not None else 0
+        return (self.version is not None and version != self.version.prev_versions[0]) or self.changed()
 
     def _moved(self) -> bool:
-        now, alias = self.thing, self.alias
+        now, alias = local(self.thing), self.alias
         if (now.shape, now.dtype, now.device) != (alias.shape, alias.dtype, alias.device):
             return True
         return self.plain and (now.data_ptr(), now.stride()) != (alias.data_ptr(), alias.stride())
@@ -183,7 +187,7 @@ class Numbers(Place[Tensor]):
             if self.leaf and not now.is_leaf and not now._is_view():
                 now.detach_()
             if self._moved():
-                now.data = self.alias
+                local(now).data = self.alias
             if self.plain:
                 self.core.copy_(self.saved)
             elif not _same_bits(now.data, self.saved):

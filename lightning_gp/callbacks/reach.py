@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_gp._lightning import LightningDataModule, pl
 from lightning_gp.callbacks.kinds import attributes, in_c, place_of, variables
 from lightning_gp.callbacks.places import Container, Numbers, Place
+from lightning_gp.callbacks.shards import DTENSOR, FSDP_MODULE
 
 T = TypeVar("T")
 Label: TypeAlias = tuple[tuple[str, object], ...]
@@ -143,8 +144,11 @@ class Snapshot:
             yield from (
                 (each, ((".{}", each.__name__),), parent, data) for each in thing.__bases__ if _of_the_user(each)
             )
-        elif _of_the_user(type(thing)):
-            yield type(thing), ((".{}", type(thing).__name__),), parent, data
+        else:
+            # ``fully_shard`` has put a class of its own before the user's.
+            own = type(thing).__mro__[2 if isinstance(thing, FSDP_MODULE) else 0]
+            if _of_the_user(own):
+                yield own, ((".{}", own.__name__),), parent, data
 
     def _places(self, thing: object, data: bool) -> Iterable[Place[Any]]:
         if isinstance(thing, type):
@@ -167,7 +171,7 @@ class Snapshot:
 @functools.lru_cache(maxsize=4096)
 def _worth_a_look(kind: type) -> bool:
     module = str(getattr(kind, "__module__", ""))
-    if issubclass(kind, torch.Generator):
+    if issubclass(kind, (torch.Generator, *DTENSOR, *FSDP_MODULE)):
         return True
     known = issubclass(kind, ATOMS) or module.partition(".")[0] in MACHINERY or module.startswith(FOREIGN)
     return not known

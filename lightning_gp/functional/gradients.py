@@ -231,7 +231,7 @@ def _unit(gradients: Parameters) -> tuple[Parameters, Tensor]:
         raise ValueError("There are no gradients: the dict of parameters is empty.")
     flat = {name: _matrix(value) for name, value in gradients.items()}
     # Squares of gradients below 1e-19 vanish in float32; dividing by the largest entry first keeps them.
-    largest = torch.stack([value.abs().amax(1) for value in flat.values() if value.shape[1]]).amax(0)
+    largest = torch.stack([value.abs().amax(1) if value.shape[1] else value.sum(1) for value in flat.values()]).amax(0)
     scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0).unsqueeze(1)
     squares = torch.stack([(value / scale).square().sum(1) for value in flat.values()]).sum(0)
     lengths = squares.sqrt().unsqueeze(1)

@@ -53,18 +53,6 @@ def test_manual_optimization_without_loss_fn_names_the_three_ways(tmp_path, call
     refused(tmp_path, build(Manual), callback, ways)
 
 
-class FSDPStrategy:
-    pass
-
-
-def test_sharded_strategies_are_refused():
-    class Sharded:
-        strategy, global_step, callbacks = FSDPStrategy(), 0, ()
-
-    with pytest.raises(ValueError, match=r"FSDPStrategy shards them.*strategy='ddp'"):
-        GradientNorm().setup(Sharded(), build(Classifier), "fit")
-
-
 def test_more_eigenvalues_than_parameters_are_refused_in_setup(tmp_path):
     refused(tmp_path, build(Classifier), HessianEigenvalues(k=100), r"k=100.*only 99 trainable parameters.*k <= 99")
 
