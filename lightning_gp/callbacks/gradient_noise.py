@@ -10,15 +10,18 @@ from typing import Any, NamedTuple
 import torch
 
 from lightning_gp import checks
+from lightning_gp._lightning import LightningModule
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.batches import parts_of
 from lightning_gp.callbacks.groups import Grouping, check_groups, grouped
 from lightning_gp.callbacks.losses import AnyLoss, Indexed, Piece, Skipped
-from lightning_gp.callbacks.measurement import Measurement, Report
+from lightning_gp.callbacks.measurement import Measurement, Report, check_as_many
 from lightning_gp.callbacks.ranks import Ranks
+from lightning_gp.callbacks.shards import Parts, local
 from lightning_gp.contracts import Key
 from lightning_gp.environments import count_of
 from lightning_gp.functional.gradients import gradient_norm
+from lightning_gp.functional.processes import sum_over_processes
 from lightning_gp.types import Parameters
 
 
@@ -101,6 +104,10 @@ class GradientNoise(Probe):
         check_groups(groups)
         self.parts, self.groups = parts, groups
 
+    def works_on_shards(self, pl_module: LightningModule) -> bool:
+        """It needs nothing but gradients."""
+        return True
+
     def check(self, loss: AnyLoss, piece: Piece) -> None:
         """One gradient, that of the smallest part, and how many there will be."""
         rows = len(next(iter(loss.gradients(loss.parameters(), piece).values())))
@@ -121,8 +128,9 @@ class GradientNoise(Probe):
     def measure(self, measurement: Measurement) -> Report:
         """Variance and signal on the probe batch."""
         stacks, weights = self._gradients(measurement)
-        # Of shared environments every process has the whole gradients.
-        ranks = measurement.ranks.alone() if measurement.shared else measurement.ranks
+        # Of shared environments, and under shards, every process has the gradients of all.
+        everywhere = measurement.shared or measurement.spread
+        ranks = measurement.ranks.alone() if everywhere else measurement.ranks
         (count,) = ranks.totals(len(weights))
         if count < 2:
             raise _too_few(measurement.loss)
@@ -145,13 +153,18 @@ class GradientNoise(Probe):
         if not loss.scalar:
             return stacks, [1.0] * sum(len(next(iter(stack.values()))) for stack in stacks)
         stacks, weights = [], []
-        for piece in measurement.pieces:
-            for batch in parts_of(piece.batch, self.parts):
-                part = piece._replace(batch=batch)
-                alone = Measurement.of_pieces(loss, [part], measurement.ranks.alone(), measurement.again)
-                with suppress(Skipped):
-                    stacks += alone.gradients()
-                    weights.append(float(loss.count(part)))
+        parts = [
+            piece._replace(batch=each) for piece in measurement.pieces for each in parts_of(piece.batch, self.parts)
+        ]
+        if measurement.spread:
+            check_as_many(measurement.ranks, len(parts))
+        # Under shards a part is that of all processes, which have to run the module together.
+        ranks = measurement.ranks if measurement.spread else measurement.ranks.alone()
+        for part in parts:
+            alone = Measurement.of_pieces(loss, [part], ranks, measurement.again)
+            with suppress(Skipped):
+                stacks += alone.gradients()
+                weights.append(alone.total)
         return stacks, weights
 
 
@@ -168,18 +181,21 @@ def noise(
     """
     count, total = ranks.totals(len(weights), sum(weights))
     weight = torch.tensor(weights, dtype=ranks.dtype, device=ranks.device)
-    names = [name for name, value in parameters.items() if value.numel()]
+    names = [name for name, value in parameters.items() if value.numel()]  # of all processes
     scatters, lengths = [], []
     for name in names:
-        value = parameters[name].detach()
+        value = local(parameters[name]).detach()
         rows = torch.cat([value.new_empty(0, *value.shape), *(stack[name] for stack in stacks)])
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         own = weight.to(rows.real.dtype).reshape(-1, *[1] * value.ndim)
         mean = ranks.sum((own * rows).sum(0, keepdim=True)) / total
         scatters.append((weight * gradient_norm({name: rows - mean}).to(weight).square()).sum())
         lengths.append(gradient_norm({name: mean}).to(weight).square().sum())
-    variances = ranks.sum(torch.stack(scatters)) / (count - 1)
-    signals = torch.stack(lengths) - variances / total
+    scatter, length = torch.stack(scatters), torch.stack(lengths)
+    if any(isinstance(stack, Parts) for stack in stacks):
+        scatter, length = sum_over_processes(torch.stack([scatter, length]))
+    variances = ranks.sum(scatter) / (count - 1)
+    signals = length - variances / total
     return {
         name: Noise(variance, signal)
         for name, variance, signal in zip(names, variances.tolist(), signals.tolist(), strict=True)

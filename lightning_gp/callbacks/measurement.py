@@ -63,13 +63,7 @@ class Measurement:
         """Counts pieces over all processes."""
         counts = [loss.count(piece) for piece in pieces]
         if spread(loss.module):
-            number, squares = ranks.totals(len(pieces), len(pieces) ** 2)
-            if number**2 != squares * ranks.world:
-                raise ValueError(
-                    "Sharded parameters are gathered for every forward pass, so that all processes need equally many "
-                    f"batches in their parts of the probe batch; here it is {len(pieces)}, elsewhere another number. "
-                    "Leave probe_size=None (one whole batch)."
-                )
+            check_as_many(ranks, len(pieces))
         shares = [1.0] * len(pieces)
         if loss.shares_examples and ranks.world > 1:
             sizes = [float(piece.split("query")[1].shape[1]) for piece in pieces]
@@ -156,3 +150,19 @@ class Measurement:
                 yield Parts({name: value / total for name, value in mean.items()})
             else:
                 yield {name: self.ranks.sum(value / total) for name, value in mean.items()}
+
+
+def check_as_many(ranks: Ranks, pieces: int) -> None:
+    """Refuses, under shards, processes that would run the module a different number of times and wait for each other.
+
+    Args:
+        ranks: all of them.
+        pieces: forward passes of this process.
+    """
+    number, squares = ranks.totals(pieces, pieces**2)
+    if number**2 != squares * ranks.world:
+        raise ValueError(
+            "Sharded parameters are gathered for every forward pass, so that all processes need equally many batches "
+            f"in their parts of the probe batch; here it is {pieces}, elsewhere another number. Leave probe_size=None "
+            "(one whole batch)."
+        )

@@ -13,8 +13,10 @@ from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.groups import Grouping, check_groups, grouped, parameters_by_name
 from lightning_gp.callbacks.measurement import Report
+from lightning_gp.callbacks.shards import part, sharded
 from lightning_gp.contracts import Key
 from lightning_gp.functional.gradients import dense
+from lightning_gp.functional.processes import sum_over_processes
 
 
 class Taken(NamedTuple):
@@ -23,10 +25,20 @@ class Taken(NamedTuple):
     Attributes:
         names: of the parameters, P.
         rows: of each parameter ‖θ′ − θ‖, ‖θ‖, ‖g‖ and (θ′ − θ)·g, (4, P), on their device.
+        sharded: whether they are those of this process's parts.
     """
 
     names: list[str]
     rows: Tensor
+    sharded: bool = False
+
+    def whole(self) -> Tensor:
+        """The rows over all processes, float64 on the CPU."""
+        rows = self.rows.double()
+        if self.sharded:
+            sums = sum_over_processes(torch.cat([rows[:3].square(), rows[3:]]))
+            rows = torch.cat([sums[:3].sqrt(), sums[3:]])
+        return rows.cpu()
 
 
 class Begun:
@@ -39,21 +51,23 @@ class Begun:
     def __init__(self, parameters: dict[str, Tensor]) -> None:
         trained = {n: p for n, p in parameters.items() if p.numel() and (p.requires_grad or p.grad is not None)}
         self.names, self.parameters = list(trained), list(trained.values())
-        self.weights = [_real(each, copy=True) for each in self.parameters]
+        self.held = part if sharded(self.parameters) else dense  # squares of parts add up over processes
+        self.weights = [_real(self.held(each), copy=True) for each in self.parameters]
         # Some optimizers use .grad as their buffer.
         self.gradients = [
-            torch.zeros_like(weight) if each.grad is None else _real(dense(each.grad), copy=True)
+            torch.zeros_like(weight) if each.grad is None else _real(self.held(each.grad), copy=True)
             for each, weight in zip(self.parameters, self.weights, strict=True)
         ]
 
     def taken(self) -> Taken:
         """The step has been taken; nothing waits for the device."""
-        update = list(torch._foreach_sub([_real(each) for each in self.parameters], self.weights))
+        update = list(torch._foreach_sub([_real(self.held(each)) for each in self.parameters], self.weights))
         norms = [torch._foreach_norm(each) for each in (update, self.weights, self.gradients)]
         torch._foreach_mul_(update, self.gradients)
         rows = [*norms, [each.sum() for each in update]]
         device = rows[0][0].device
-        return Taken(self.names, torch.stack([torch.stack([each.to(device) for each in row]) for row in rows]))
+        found = torch.stack([torch.stack([each.to(device) for each in row]) for row in rows])
+        return Taken(self.names, found, self.held is part)
 
 
 class UpdateStatistics(Probe):
@@ -123,6 +137,10 @@ class UpdateStatistics(Probe):
         """Never."""
         return False
 
+    def works_on_shards(self, pl_module: LightningModule) -> bool:
+        """It takes the step as it is."""
+        return True
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Also watches where steps end."""
         super().on_train_start(trainer, pl_module)
@@ -176,7 +194,7 @@ class UpdateStatistics(Probe):
         if not taken:
             return Report()
         names = [name for each in taken for name in each.names]
-        rows = torch.cat([each.rows.cpu().double() for each in taken], dim=1)
+        rows = torch.cat([each.whole() for each in taken], dim=1)
         report = Report(_statistics(rows))
         columns = {name: [i for i, each in enumerate(names) if each == name] for name in names}
         for group, members in grouped(columns, self.groups).items():
@@ -186,7 +204,7 @@ class UpdateStatistics(Probe):
 
     def state_dict(self) -> dict[str, Any]:
         """The last steps."""
-        steps = {position: {"names": each.names, "rows": each.rows.cpu()} for position, each in self._taken.items()}
+        steps = {position: {**each._asdict(), "rows": each.rows.cpu()} for position, each in self._taken.items()}
         return {**super().state_dict(), "steps": steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -9,7 +9,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from lightning_gp.callbacks import CosineSimilarity, CriticalLearningRate, GradientNorm, PhaseAmplitudeConsistency
+from lightning_gp.callbacks import (
+    CosineSimilarity,
+    CriticalLearningRate,
+    GradientNoise,
+    GradientNorm,
+    PhaseAmplitudeConsistency,
+    UpdateStatistics,
+)
 from lightning_gp.callbacks.shards import reshard
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -67,8 +74,14 @@ def of_gradients(**options):
         GradientNorm(at="probe", groups=2, prefix="probe/", **options),
         GradientNorm(at="probe", probe_size=16, prefix="16/", **options),
         CosineSimilarity(**options),
+        GradientNoise(groups=2, **options),  # parts of one example of each process are those of two examples of one
+        UpdateStatistics(groups=2, **options),
         PhaseAmplitudeConsistency(**options),
     ]
+
+
+def of_losses():
+    return [kind(loss_fn=of_examples) for kind in (GradientNorm, CosineSimilarity, GradientNoise)]
 
 
 def of_any(**options):
@@ -79,7 +92,7 @@ RUNS = {
     "float64": (Classifier, of_any, {}),
     "accumulated": (Classifier, lambda: of_any(every_n_steps=1), {"accumulate_grad_batches": 2}),
     "float32": (lambda: Classifier(torch.float32), of_gradients, {}),
-    "losses": (Classifier, lambda: [GradientNorm(loss_fn=of_examples), CosineSimilarity(loss_fn=of_examples)], {}),
+    "losses": (Classifier, of_losses, {}),
 }
 
 

@@ -78,7 +78,7 @@ def refused(callback, name, module=None, stage="fit", **attributes):
 def test_second_derivatives_are_refused_under_fsdp2(probe):
     message = refused(probe(), "ModelParallelStrategy")
     assert "torch.autograd.grad, of which second derivatives are made, gives None" in message
-    assert "GradientNorm, CosineSimilarity, CriticalLearningRate" in message
+    assert "GradientNorm, CosineSimilarity, GradientNoise" in message
 
 
 def test_what_has_whole_parameters_passed_in_is_refused_under_fsdp2():
