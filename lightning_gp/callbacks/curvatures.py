@@ -14,6 +14,7 @@ from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss
 from lightning_gp.callbacks.measurement import Measurement
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.environments import Environments
+from lightning_gp.functional.batch_norm import cheap_norms
 from lightning_gp.functional.curvature_by_environment import environment_curvatures
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.types import Parameters, Split
@@ -87,7 +88,9 @@ def curvatures_by_environment(
     for piece, share in zip(measurement.pieces, measurement.shares, strict=True):
 
         def losses(theta: Parameters, one: Environments, share: float = share) -> Tensor:
-            return share * loss.losses(theta, one, split)
+            norms, laid_out = cheap_norms(loss.module, one)
+            with norms:
+                return share * loss.losses(theta, laid_out, split)
 
         reduce = ranks.sum if measurement.shared else None
         with plain_kernels(second_order=True):

@@ -212,7 +212,7 @@ class HessianEigenvalues(EpisodeProbe):
         """The eigenvalues of the mean over all environments."""
         parameters = measurement.loss.parameters()
         size = sum(parameter.numel() for parameter in parameters.values())
-        loss = partial(measurement.mean_loss, training=self.objective == "training", split=self.split)
+        loss = partial(measurement.mean_loss, training=self.objective == "training", split=self.split, curvature=True)
         with plain_kernels(second_order=True):
             pairs = self._search(loss, measurement, size)
         self.eigenvalues = pairs.values

@@ -15,6 +15,8 @@ from lightning_gp.callbacks.losses import AnyLoss, Skipped
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
 from lightning_gp.callbacks.shards import Parts, spread
+from lightning_gp.environments import Environments
+from lightning_gp.functional.batch_norm import cheap_norms
 from lightning_gp.types import Split
 
 if TYPE_CHECKING:
@@ -80,9 +82,19 @@ class Measurement:
         """Whether every process has a part of each parameter only, and gradients are ``Parts``."""
         return spread(self.loss.module)
 
-    def mean_loss(self, parameters: dict[str, Tensor], training: bool = False, split: Split = "query") -> Tensor:
-        """This process's share of the mean loss: the sum over processes is the mean over all environments."""
-        function = self.loss.objectives if training else partial(self.loss.losses, split=split)
+    def mean_loss(
+        self, parameters: dict[str, Tensor], training: bool = False, split: Split = "query", curvature: bool = False
+    ) -> Tensor:
+        """This process's share of the mean loss: the sum over processes is the mean over all environments.
+
+        Args:
+            parameters: θ, (*shape).
+            training: the objective in place of the loss.
+            split: whose loss.
+            curvature: it will be differentiated twice; see ``functional.batch_norm``.
+        """
+        loss = partial(self.loss.objectives) if training else partial(self.loss.losses, split=split)
+        function = self._cheap(loss) if curvature and self.loss.by_environment else loss
         parts, kept = [], 0
         for piece, weight, count in zip(self.pieces, self._weights(training), self.counts, strict=True):
             with suppress(Skipped):
@@ -90,6 +102,14 @@ class Measurement:
                 kept += count
         total = torch.stack(parts).sum() if parts else torch.stack([p.sum() * 0 for p in parameters.values()]).sum()
         return total if self.loss.by_environment else total * (self.total / self._kept(kept))
+
+    def _cheap(self, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def cheap(parameters: dict[str, Tensor], piece: Environments) -> Tensor:
+            norms, laid_out = cheap_norms(self.loss.module, piece)
+            with norms:
+                return loss(parameters, laid_out)
+
+        return cheap
 
     def _kept(self, count: float) -> float:
         """How much of the probe batch the module has not passed over, in all processes."""
