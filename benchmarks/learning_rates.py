@@ -97,7 +97,7 @@ def omniglot(folder: str) -> Environments:
     data.prepare_data()
     data.setup("fit")
     (batch,) = as_batches(data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0))
-    return Environments(*((F.avg_pool2d(x.flatten(0, 1), 2).unflatten(0, x.shape[:2]), y) for x, y in batch))
+    return Environments(*((F.adaptive_avg_pool2d(x.flatten(0, 1), 16).unflatten(0, x.shape[:2]), y) for x, y in batch))
 
 
 def colored(folder: str) -> Environments:
@@ -110,7 +110,7 @@ def colored(folder: str) -> Environments:
 def modules(folder: str) -> dict[str, tuple[Callable[[], Any], Environments]]:
     lines, characters, digits = sinusoids(), omniglot(folder), colored(folder)
     sinusoid = partial(SinusoidMLP, (40, 40))
-    conv = partial(Conv4, 5, channels=8, image_size=14)
+    conv = partial(Conv4, 5, channels=8, image_size=16)
     squared, binary = {"criterion": F.mse_loss}, {"criterion": F.binary_cross_entropy_with_logits}
     small = partial(ColoredMNISTMLP, 32)
     convolutional = partial(

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_gp._lightning import Callback, LightningModule, Trainer, callbacks_of
+from lightning_gp.callbacks.function_loss import FunctionLoss
 from lightning_gp.callbacks.isolation import random_state, set_random_state
-from lightning_gp.callbacks.losses import FunctionLoss, Indexed
+from lightning_gp.callbacks.losses import Indexed
 from lightning_gp.callbacks.reach import Snapshot
 from lightning_gp.callbacks.shards import spread
 from lightning_gp.functional.gradients import dense

@@ -14,24 +14,16 @@ from lightning_gp import checks
 from lightning_gp._lightning import Callback, LightningModule, Trainer, callbacks_of
 from lightning_gp.callbacks.agreement import Before, check_agreement
 from lightning_gp.callbacks.batches import copied
+from lightning_gp.callbacks.function_loss import FunctionLoss, LossFunction, find_loss
 from lightning_gp.callbacks.isolation import Isolation, isolated
-from lightning_gp.callbacks.losses import (
-    AnyLoss,
-    FunctionLoss,
-    Indexed,
-    LossFunction,
-    ModuleLoss,
-    Piece,
-    Skipped,
-    find_loss,
-)
+from lightning_gp.callbacks.losses import AnyLoss, Indexed, ModuleLoss, Piece, Skipped
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.ranks import Ranks
+from lightning_gp.callbacks.reporting import draw, log_values
 from lightning_gp.callbacks.steps import Steps
 from lightning_gp.callbacks.strategies import check_strategy
 from lightning_gp.contracts import Key, MeasuresEnvironments
-from lightning_gp.loggers import log_figures
 
 ENVIRONMENTS = 8
 """Default number of environments in a probe batch, over all processes."""
@@ -240,26 +232,29 @@ class Probe(Callback):
             return
         self._checked = True
         try:
-            if self._trained is not None and self._before is not None:
-                with self._alone(pl_module):
-                    check_agreement(self._before, self._trained, type(self).__name__)
-            with self._alone(pl_module, verify=True) as run:
-                if self._trained is not None:
-                    piece: Piece = self._trained
-                else:
-                    piece = next(self.loss.pieces(self.batch.batches[0])[0].chunks(1))
-                self.check(self.loss, piece)
-                several = self.batch.size is not None and self.loss.live
-                if self.keeps_graph and several and run.snapshot.touched(self.loss.parameters().values()):
-                    raise ValueError(
-                        f"{type(self).__name__} needs all batches of its probe at the same weights, but "
-                        f"{type(pl_module).__name__} writes to its trainable weights while it computes its loss. Leave "
-                        "probe_size=None (one whole batch), or write to them in a hook, such as on_train_batch_start."
-                    )
+            self._dry_run(self.loss, pl_module)
         except Skipped:
             self._checked = False
         else:
             self._trained = self._before = None
+
+    def _dry_run(self, loss: AnyLoss, pl_module: LightningModule) -> None:
+        if self._trained is not None and self._before is not None:
+            with self._alone(pl_module):
+                check_agreement(self._before, self._trained, type(self).__name__)
+        with self._alone(pl_module, verify=True) as run:
+            if self._trained is not None:
+                piece: Piece = self._trained
+            else:
+                piece = next(loss.pieces(self.batch.batches[0])[0].chunks(1))
+            self.check(loss, piece)
+            several = self.batch.size is not None and loss.live
+            if self.keeps_graph and several and run.snapshot.touched(loss.parameters().values()):
+                raise ValueError(
+                    f"{type(self).__name__} needs all batches of its probe at the same weights, but "
+                    f"{type(pl_module).__name__} writes to its trainable weights while it computes its loss. Leave "
+                    "probe_size=None (one whole batch), or write to them in a hook, such as on_train_batch_start."
+                )
 
     def _alone(self, pl_module: LightningModule, verify: bool = False) -> AbstractContextManager[Isolation]:
         name = type(self).__name__ if verify else ""
@@ -317,29 +312,13 @@ class Probe(Callback):
         if not self._cost_logged:
             logged[f"{self.prefix}cost_seconds/{type(self).__name__}"] = time.perf_counter() - begin
             self._cost_logged = True
-        self._log(trainer, pl_module, logged)
-        self._draw(trainer, report)
+        log_values(logged, trainer, pl_module, each_step=self.every_n_steps is not None)
+        if self.every_n_steps is None:
+            draw({self.prefix + key: picture for key, picture in report.pictures.items()}, trainer)
 
     def just_measured(self, trainer: Trainer) -> bool:
         """Whether the values are those of this very point of training."""
         return self._measured_at == (trainer.current_epoch, self.steps(trainer))
-
-    def _log(self, trainer: Trainer, pl_module: LightningModule, values: dict[str, float]) -> None:
-        # All processes have the same values; sync_dist only keeps Lightning from warning about them.
-        options: dict[str, Any] = {"batch_size": 1, "sync_dist": trainer.world_size > 1}
-        if self.every_n_steps is None:
-            for key, value in values.items():
-                pl_module.log(key, value, on_step=False, on_epoch=True, **options)
-            return
-        for key, value in values.items():
-            pl_module.log(key, value, on_step=True, on_epoch=False, logger=False, **options)
-        # Lightning passes step values on only every `log_every_n_steps`, which would lose measurements.
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
-
-    def _draw(self, trainer: Trainer, report: Report) -> None:
-        if report.pictures and self.every_n_steps is None and trainer.is_global_zero and trainer.loggers:
-            log_figures(trainer, {self.prefix + key: picture() for key, picture in report.pictures.items()})
 
     def _shared_batch(self, trainer: Trainer, loss: AnyLoss) -> ProbeBatch:
         """One copy of the batch for all probes that want the same."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lightning_gp._lightning import LightningModule, takes
+from lightning_gp.callbacks.function_loss import FunctionLoss, LossFunction, find_loss, loss_of
 from lightning_gp.callbacks.loss_checks import THREE_WAYS
-from lightning_gp.callbacks.losses import AnyLoss, FunctionLoss, LossFunction, find_loss, loss_of
+from lightning_gp.callbacks.losses import AnyLoss
 from lightning_gp.contracts import MeasuresEnvironments
 
 

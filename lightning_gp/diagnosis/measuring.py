@@ -13,10 +13,10 @@ from lightning_gp import checks
 from lightning_gp._lightning import LightningDataModule, LightningModule, pl
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.cosine_similarity import CosineSimilarity
+from lightning_gp.callbacks.function_loss import LossFunction
 from lightning_gp.callbacks.gradient_norm import GradientNorm
 from lightning_gp.callbacks.hessian_eigenvalues import HessianEigenvalues
 from lightning_gp.callbacks.learning_rate_bounds import LearningRateBounds
-from lightning_gp.callbacks.losses import LossFunction
 from lightning_gp.callbacks.phase_amplitude_consistency import PhaseAmplitudeConsistency
 from lightning_gp.contracts import Adapts
 from lightning_gp.diagnosis.card import Card
