@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from lightning_gp import checks
 from lightning_gp.contracts import Dealt
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of
 from lightning_gp.functional.adaptation import over_environments
+from lightning_gp.functional.batch_norm import CheapBatchNorm, has_batch_norm
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.precomputed import Evaluation as Evaluate
 from lightning_gp.functional.precomputed import accumulated, differentiated
@@ -188,7 +190,8 @@ class EnvironmentModule(Resumable):
 
         inputs = self.trained_parameters()
         written_out = self.explicit(total)
-        with plain_kernels(self.second_order):
+        differentiated_twice = self.second_order and written_out is None and has_batch_norm(self.network)
+        with plain_kernels(self.second_order), CheapBatchNorm() if differentiated_twice else nullcontext():
             pieces = self.pieces(batches)
             if len(pieces) == 1 and written_out is None:
                 return objective(pieces[0])
