@@ -35,7 +35,8 @@ def log_figures(target: Any, figures: Mapping[str, Figure], step: int | None = N
     """Hands figures to every logger, as that logger can show them, and closes them.
 
     W&B gets all of them in one call, together with the step (its media panels cannot choose their x-axis);
-    TensorBoard gets ``add_figure``; any other logger a PNG in ``<log directory>/figures``, written whole or not at all.
+    TensorBoard gets ``add_figure``, MLflow and Comet ``log_figure`` (MLflow as an artifact that is named after key and
+    step); any other logger a PNG in ``<log directory>/figures``, written whole or not at all.
     Only the process of rank zero does anything else than close the figures. Call it once per key and epoch.
 
     Args:
@@ -76,15 +77,24 @@ def _log_to(logger: Any, figures: Mapping[str, Figure], step: int, fallback: str
 
         images = {key: wandb.Image(Image.open(io.BytesIO(_png(figure)))) for key, figure in figures.items()}
         logger.log_metrics(images, step=step)
+    elif "MLFlowLogger" in kinds:
+        for key, figure in figures.items():
+            logger.experiment.log_figure(logger.run_id, figure, f"{_file_name(key)}-step={step:08d}.png")
+    elif "CometLogger" in kinds:
+        for key, figure in figures.items():
+            logger.experiment.log_figure(key, figure, step=step)
     elif hasattr(getattr(logger, "experiment", None), "add_figure"):
         for key, figure in figures.items():
             logger.experiment.add_figure(key, figure, global_step=step, close=False)
     else:
         folder = Path(getattr(logger, "log_dir", None) or getattr(logger, "save_dir", None) or fallback) / "figures"
         for key, figure in figures.items():
-            name = re.sub(r"[^\w.=-]+", "_", key)
-            with replacing(folder / f"{name}-step={step:08d}.png") as path:
+            with replacing(folder / f"{_file_name(key)}-step={step:08d}.png") as path:
                 path.write_bytes(_png(figure))
+
+
+def _file_name(key: str) -> str:
+    return re.sub(r"[^\w.=-]+", "_", key)
 
 
 def _png(figure: Figure) -> bytes:

@@ -75,6 +75,29 @@ def test_wandb_gets_all_pictures_in_one_call():
     assert all(isinstance(value, wandb.Image) for value in metrics.values())
 
 
+class Client:
+    """Stands in for MLflow's client and Comet's experiment, which take figures by a method of the same name."""
+
+    def __init__(self):
+        self.calls = []
+
+    def log_figure(self, *arguments, **options):
+        self.calls.append((*arguments, *options.values()))
+
+
+def test_mlflow_gets_artifacts_that_are_named_after_key_and_step():
+    logger = type("MLFlowLogger", (), {"experiment": Client(), "run_id": "a1"})()
+    log_figures(logger, figures(), step=7)
+    names = [name for run, figure, name in logger.experiment.calls if run == "a1"]
+    assert names == ["gradients_cosine_matrix-step=00000007.png", "gradients_norms-step=00000007.png"]
+
+
+def test_comet_gets_figures_under_their_keys():
+    logger = type("CometLogger", (), {"experiment": Client()})()
+    log_figures(logger, figures(), step=7)
+    assert [(name, step) for name, figure, step in logger.experiment.calls] == [(key, 7) for key in figures()]
+
+
 def test_only_rank_zero_logs(monkeypatch):
     monkeypatch.setattr(pl.utilities.rank_zero_only, "rank", 1)
     logger = type("WandbLogger", (Recorder,), {})()

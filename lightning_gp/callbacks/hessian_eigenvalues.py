@@ -187,14 +187,16 @@ class HessianEigenvalues(EpisodeProbe):
         """One product, and k again, for parameters that are made by the first forward pass."""
         self._check_k(loss)
         function = loss.objectives if self.objective == "training" else partial(loss.losses, split=self.split)
-        product = UpdateJacobian(lambda theta: function(theta, piece).mean(), loss.parameters())
+        with plain_kernels(second_order=True):
+            product = UpdateJacobian(lambda theta: function(theta, piece).mean(), loss.parameters())
         if not product.symmetric:
             raise ValueError(
                 f"objective='training': {type(loss.module).__name__} holds constant a part of what it differentiates "
                 "(it is a first-order algorithm), so its update is no gradient and has no Hessian. LearningRateBounds "
                 "measures the Jacobian of the update; here use objective='loss'."
             )
-        product(product.update)
+        with plain_kernels(second_order=True):  # checkpointed layers are computed again
+            product(product.update)
         if self.objective == "training":
             check_coupled(loss, self.batch)
         if self.preconditioned:
@@ -232,7 +234,7 @@ class HessianEigenvalues(EpisodeProbe):
         if self.trace or self.density:
             with plain_kernels(second_order=True):
                 product = hessian_vector_product(loss, parameters, reduce=measurement.ranks.sum)
-            self._spectrum(product, report)
+                self._spectrum(product, report)
         return report
 
     def measure_episode(self, measurement: Measurement) -> Mapping[str, float]:

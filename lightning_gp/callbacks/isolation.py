@@ -13,6 +13,7 @@ import torch
 from lightning_gp._lightning import LightningModule
 from lightning_gp.callbacks.reach import Snapshot
 from lightning_gp.callbacks.shards import reshard
+from lightning_gp.functional.kernels import eager_code
 
 
 class Isolation:
@@ -56,7 +57,7 @@ def isolated(
       bound methods, iterators, classes and module variables of the user's code; optimizers, schedulers and loops too.
       Not looked into: loggers, profilers, the items of large data sets, threads, sockets.
     - ``log`` and ``log_dict`` do nothing, and the trainer has no loggers.
-    - Autocast, inference mode and anomaly detection are off; gradients are on.
+    - Autocast, inference mode, anomaly detection and compiled code are off; gradients are on.
 
     Args:
         module: a LightningModule; one that no trainer holds is fine.
@@ -78,6 +79,7 @@ def isolated(
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(torch.autocast(device.type, enabled=False))
+            stack.enter_context(eager_code())
             # A probe whose loss is NaN must report it, not raise.
             stack.enter_context(torch.autograd.set_detect_anomaly(False))
             yield Isolation(snapshot, module)

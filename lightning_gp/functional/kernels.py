@@ -1,9 +1,11 @@
-"""Attention by operations that autograd can differentiate twice and vmap can run."""
+"""How layers are computed where they are differentiated twice, or mapped: attention, compiled code."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
@@ -27,3 +29,16 @@ def plain_kernels(second_order: bool = False) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def eager_code() -> AbstractContextManager[Any]:
+    """Inside, what ``torch.compile`` and ``module.compile()`` have compiled runs as it is written.
+
+    Compiled code has no second derivative, and its buffers are given away in the first backward pass. Before torch 2.6,
+    which cannot do this, compiled code stays compiled.
+    """
+    # Whoever has compiled something has imported this, which takes a second.
+    if "torch._dynamo" not in sys.modules or not hasattr(torch.compiler, "set_stance"):
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance

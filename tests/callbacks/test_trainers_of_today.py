@@ -1,0 +1,235 @@
+"""Every callback on what people train today: compiled, with attention kernels, checkpointed, in lower precision.
+
+A row of ``ROWS`` is a network, and how its module and its Trainer are built. In each, training is bitwise what it is
+without callbacks, and the numbers are those of a copy that is differentiated by hand, eagerly and without kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_gp._lightning import pl
+from lightning_gp.callbacks import (
+    CosineSimilarity,
+    CriticalLearningRate,
+    GradientNoise,
+    GradientNorm,
+    HessianEigenvalues,
+    LearningRateBounds,
+    UpdateStatistics,
+)
+
+RATE = 0.05
+
+
+class Attention(nn.Module):
+    """Two heads over five tokens, by torch's kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out, self.head = nn.Linear(8, 24), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        query, key, value = (each.unflatten(-1, (2, 4)).transpose(1, 2) for each in self.qkv(x).chunk(3, -1))
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return self.head(torch.tanh(x + self.out(mixed)).mean(1))
+
+
+class Checkpointed(nn.Module):
+    """Activations are computed again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Attention()
+
+    def forward(self, x):
+        return checkpoint(self.inner, x, use_reentrant=False)
+
+
+def mlp():
+    return nn.Sequential(nn.Flatten(), nn.Linear(40, 6), nn.Tanh(), nn.Linear(6, 2))
+
+
+def encoder():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, activation="gelu")
+    return nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Flatten(), nn.Linear(40, 2))
+
+
+class Tokens(nn.Module):
+    """A model of ``transformers`` on embedded inputs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(inputs_embeds=x).logits
+
+
+def bert():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(
+        vocab_size=5, max_position_embeddings=8, num_labels=2, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0, **sizes,
+    )  # fmt: skip
+    return Tokens(transformers.BertForSequenceClassification(config))
+
+
+def llama():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.LlamaConfig(vocab_size=5, num_labels=2, pad_token_id=None, **sizes)
+    model = transformers.LlamaModel(config)
+    return Pooled(model)
+
+
+class Pooled(nn.Module):
+    """The mean of a language model's last states."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.head = model, nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.model(inputs_embeds=x).last_hidden_state.mean(1))
+
+
+class Module(pl.LightningModule):
+    """Anybody's classifier."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.network(batch[0]), batch[1])
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", F.cross_entropy(self.network(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=RATE)
+
+
+class Row(NamedTuple):
+    """A network, what is done with it, and options of the Trainer."""
+
+    network: Callable[[], nn.Module]
+    made: Callable[[nn.Module], nn.Module] = lambda network: network
+    options: Mapping[str, Any] = MappingProxyType({})
+    tolerance: float = 1e-6
+
+
+def compiled(network: nn.Module) -> nn.Module:
+    return torch.compile(network, backend="aot_eager")
+
+
+def compiled_in_place(network: nn.Module) -> nn.Module:
+    network.compile(backend="aot_eager")
+    return network
+
+
+def by_inductor(network: nn.Module) -> nn.Module:
+    return torch.compile(network)
+
+
+ROWS = {
+    "plain": Row(mlp),
+    "torch.compile": Row(mlp, compiled),
+    "module.compile()": Row(mlp, compiled_in_place),
+    "attention kernel": Row(Attention),
+    "attention kernel, torch.compile": Row(Attention, compiled),
+    "nn.TransformerEncoder": Row(encoder),
+    "checkpointed": Row(Checkpointed),
+    "accumulated": Row(mlp, options={"accumulate_grad_batches": 2}),
+    "bf16-mixed": Row(mlp, options={"precision": "bf16-mixed"}),
+    "BERT": Row(bert),
+    "Llama": Row(llama),
+    "Llama, module.compile()": Row(llama, compiled_in_place),
+    "attention kernel, inductor": Row(Attention, by_inductor),
+}
+SLOW = {"attention kernel, inductor", "Llama, module.compile()"}
+
+
+def data(dtype: torch.dtype = torch.float64) -> DataLoader:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(32, 5, 8, generator=generator, dtype=torch.float64).to(dtype)
+    return DataLoader(TensorDataset(x, torch.randint(0, 2, (32,), generator=generator)), 16)
+
+
+def fit(row: Row, *callbacks: pl.Callback) -> Module:
+    pl.seed_everything(0, verbose=False)
+    double = "precision" not in row.options
+    module = Module(row.made(row.network().double() if double else row.network()))
+    loader = data(torch.float64 if double else torch.float32)
+    pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=list(callbacks), **row.options,
+    ).fit(module, loader, loader)  # fmt: skip
+    return module
+
+
+def by_hand(row: Row, module: Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient and the Hessian of the first batch's loss at the end of training, of an eager copy."""
+    copy = row.network().double()
+    weights = [each.detach().double() for each in module.parameters()]
+    with torch.no_grad():
+        for mine, trained in zip(copy.parameters(), weights, strict=True):
+            mine.copy_(trained)
+    x, y = next(iter(data()))
+    parameters = [each for each in copy.parameters() if each.requires_grad]
+    with sdpa_kernel(SDPBackend.MATH):
+        loss = F.cross_entropy(copy(x), y)
+        first = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True)
+        flat = torch.cat([each.reshape(-1) for each in first])
+        rows = [
+            torch.autograd.grad(each, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+            if each.requires_grad
+            else [torch.zeros_like(parameter) for parameter in parameters]
+            for each in flat
+        ]
+    hessian = torch.stack([torch.cat([each.reshape(-1) for each in row]) for row in rows])
+    return flat.detach(), hessian
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in ROWS])
+def test_training_is_bitwise_the_same_and_numbers_are_right(name):
+    row = ROWS[name]
+    bare = fit(row)
+    norm, eigenvalues, edge = GradientNorm(at="probe"), HessianEigenvalues(tol=1e-8), LearningRateBounds(tol=1e-6)
+    others = [CosineSimilarity(), CriticalLearningRate(), GradientNoise(), UpdateStatistics()]
+    module = fit(row, norm, eigenvalues, edge, *others)
+    for mine, trained in zip(bare.parameters(), module.parameters(), strict=True):
+        assert torch.equal(mine, trained)
+    gradient, hessian = by_hand(row, module)
+    exact = torch.linalg.eigvalsh(hessian).flip(0)
+    tolerance = row.tolerance if "precision" not in row.options else 1e-3
+    assert norm.values["gradients/norm"] == pytest.approx(float(gradient.norm()), rel=tolerance)
+    for i in (1, 2):
+        assert eigenvalues.values[f"curvature/eigenvalue_{i}"] == pytest.approx(float(exact[i - 1]), rel=tolerance)
+    assert edge.values["learning_rates/edge"] == pytest.approx(RATE * float(exact[0]) / 2, rel=max(1e-4, tolerance))
+    infinite = ("turning", "noise_scale")  # where nothing turns up, or the signal is lost in the noise
+    for key, value in [pair for each in others for pair in each.values.items()]:
+        assert math.isfinite(value) or (value == math.inf and any(word in key for word in infinite)), key
+    assert others[2].values["gradients/variance"] > 0
+
+
+def test_reentrant_checkpointing_is_named():
+    class Reentrant(Checkpointed):
+        def forward(self, x):
+            return checkpoint(self.inner, x.requires_grad_(), use_reentrant=True)
+
+    with pytest.raises(ValueError, match=r"reentrant activation checkpointing.*use_reentrant=False"):
+        fit(Row(Reentrant), HessianEigenvalues())
