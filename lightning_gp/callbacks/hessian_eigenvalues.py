@@ -60,6 +60,9 @@ class HessianEigenvalues(EpisodeProbe):
     both. ``trace`` adds 30 products, ``density`` 120 and a basis of 30 vectors; ``per_environment`` and ``groups`` a
     search for one eigenvalue in each environment and group.
 
+    Attention is computed by torch's ``MATH`` kernel, whose (tokens, tokens) weights of every head stay in memory, and
+    compiled code as it is written.
+
     With ``episodes=N`` also of the loss of each of N episodes in ``trainer.validate`` and ``trainer.test``, by a search
     of its own: see ``EpisodeProbe``. The mean of ``curvature/converged`` is then the share of converged searches.
 
