@@ -28,7 +28,8 @@ class Key(NamedTuple):
     """A number that is logged.
 
     Attributes:
-        name: as it is logged, without prefix; ``<i>`` and ``<group>`` stand for what there may be several of.
+        name: as it is logged, without prefix; ``<i>``, ``<group>`` and other words stand for what there may be several
+            of; ``<stage>`` is ``val`` and ``test`` (where the half-width of a 95 % interval may follow, ``_ci95``).
         range: of its values, such as ``[0, ∞)``.
         meaning: one line.
     """
@@ -45,7 +46,17 @@ class Key(NamedTuple):
             >>> Key("curvature/eigenvalue_<i>", "ℝ", "").pattern
             'curvature/eigenvalue_\\d+'
         """
-        return re.escape(self.name).replace("<i>", r"\d+").replace("<group>", ".+")
+        pattern = re.escape(self.name).replace("<i>", r"\d+")
+        if pattern.startswith("<stage>"):
+            pattern = pattern.replace("<stage>", "(val|test)") + "(_ci95)?"
+        return re.sub("<[a-z]+>", ".+", pattern)
+
+
+def with_keys(kind: type[Any]) -> None:
+    """Puts the table of a class's ``keys`` into its docstring, in place of ``{keys}``."""
+    rows = [f"    | ``{key.name}`` | {key.meaning} | {key.range} |" for key in kind.keys]
+    table = "\n".join(["    | key | meaning | range |", "    |---|---|---|", *rows])
+    kind.__doc__ = (kind.__doc__ or "").replace("    {keys}", table)
 
 
 @dataclass(frozen=True)

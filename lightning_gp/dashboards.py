@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from lightning_gp.callbacks import Probe
+    from lightning_gp.modules import EnvironmentModule
 
 STEP = "trainer/global_step"  # the x-axis that Lightning's WandbLogger defines
 MISSING = "The dashboard needs wandb-workspaces, which is not installed: pip install 'lightning-gp[dashboards]'"
@@ -85,22 +86,26 @@ SECTIONS: dict[str, tuple[Curves | Pictures, ...]] = {
 
 
 def sections() -> dict[str, tuple[Curves | Pictures, ...]]:
-    """``SECTIONS``, and a panel for each key of a callback that none of them shows, in the section of its first word.
+    """``SECTIONS``, and a panel for each declared key that none of them shows, in the section of its first word.
 
-    Callbacks are those of ``lightning_gp.callbacks`` and all subclasses of ``Probe`` that have been imported.
+    Of the callbacks of ``lightning_gp.callbacks``, the modules of ``lightning_gp.modules``, and all their subclasses
+    that have been imported. What a module logs belongs to ``training``.
 
     Example:
         >>> list(sections())[:2]
         ['training', 'adaptation']
     """
     found = dict(SECTIONS)
-    for key in [key for callback in callback_classes() for key in callback.keys]:
-        name = key.name.replace("<i>", "1").replace("<group>", "group")
+    kinds: list[Any] = [*module_classes(), *callback_classes()]
+    for key in [key for kind in kinds for key in kind.keys]:
+        name = re.sub("<[a-z]+>", "x", key.name.replace("<i>", "1").replace("<stage>", "val"))
         if any(shows(panel, name) for panels in found.values() for panel in panels):
             continue
-        section = key.name.partition("/")[0].replace("_", " ")
-        pattern = f"^.*{key.pattern}$"
-        panel = Curves(key.name, pattern) if key.range else Pictures(key.name, (key.name,))
+        first = key.name.partition("/")[0].replace("_", " ")
+        section = "training" if first in ("train", "<stage>") else first
+        pattern = f"^.*{key.pattern}$".replace("^.*(val|test)", "^val").replace("(_ci95)?$", "$")
+        title = key.name.replace("<stage>", "val")
+        panel = Curves(title, pattern) if key.range else Pictures(title, (key.name,))
         found[section] = (*found.get(section, ()), panel)
     return found
 
@@ -112,14 +117,24 @@ def shows(panel: Curves | Pictures, key: str) -> bool:
 
 def callback_classes() -> Iterator[type[Probe]]:
     """Every subclass of ``Probe``: the package's own and those that have been imported."""
-    callbacks = importlib.import_module("lightning_gp.callbacks")
-    known: list[type[Probe]] = [getattr(callbacks, name) for name in callbacks.__all__]
-    waiting = [callbacks.Probe]
+    yield from _subclasses("lightning_gp.callbacks", "Probe")
+
+
+def module_classes() -> Iterator[type[EnvironmentModule]]:
+    """Every subclass of ``EnvironmentModule``, likewise."""
+    yield from _subclasses("lightning_gp.modules", "EnvironmentModule")
+
+
+def _subclasses(package: str, name: str) -> list[Any]:
+    home = importlib.import_module(package)
+    base = getattr(home, name)
+    known: list[Any] = [getattr(home, each) for each in home.__all__]
+    waiting = [base]
     while waiting:
         more = waiting.pop().__subclasses__()
         known += more
         waiting += more
-    yield from dict.fromkeys(each for each in known if each is not callbacks.Probe)
+    return [each for each in dict.fromkeys(known) if isinstance(each, type) and issubclass(each, base) and each != base]
 
 
 def build(entity: str, project: str, name: str = "lightning-gp") -> Any:

@@ -19,11 +19,11 @@ from lightning_gp.callbacks.isolation import Isolation, isolated
 from lightning_gp.callbacks.losses import AnyLoss, Indexed, ModuleLoss, Piece, Skipped
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import ProbeBatch
-from lightning_gp.callbacks.ranks import Ranks
 from lightning_gp.callbacks.reporting import draw, log_values
 from lightning_gp.callbacks.steps import Steps
 from lightning_gp.callbacks.strategies import check_strategy
-from lightning_gp.contracts import Key, MeasuresEnvironments
+from lightning_gp.contracts import Key, MeasuresEnvironments, with_keys
+from lightning_gp.functional.processes import Ranks
 
 ENVIRONMENTS = 8
 """Default number of environments in a probe batch, over all processes."""
@@ -106,9 +106,7 @@ class Probe(Callback):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        rows = [f"    | ``{key.name}`` | {key.meaning} | {key.range} |" for key in cls.keys]
-        table = "\n".join(["    | key | meaning | range |", "    |---|---|---|", *rows])
-        cls.__doc__ = (cls.__doc__ or "").replace("    {keys}", table)
+        with_keys(cls)
 
     # -- for subclasses -----------------------------------------------------------------------------------------
 

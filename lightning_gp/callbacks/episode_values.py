@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from lightning_gp.callbacks.ranks import Ranks
+from lightning_gp.functional.processes import Ranks
 
 
 def mean_and_interval(numbers: Sequence[float]) -> tuple[float, float]:

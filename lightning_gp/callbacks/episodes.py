@@ -17,10 +17,10 @@ from lightning_gp.callbacks.evaluation_loss import EvaluationStep, find_evaluati
 from lightning_gp.callbacks.isolation import isolated
 from lightning_gp.callbacks.losses import AnyLoss, Piece, Skipped
 from lightning_gp.callbacks.measurement import Measurement
-from lightning_gp.callbacks.ranks import Ranks
 from lightning_gp.callbacks.strategies import check_strategy
 from lightning_gp.contracts import MeasuresEnvironments
 from lightning_gp.environments import as_batches
+from lightning_gp.functional.processes import Ranks
 from lightning_gp.types import Split
 
 

@@ -16,12 +16,11 @@ from lightning_gp.callbacks.batches import parts_of
 from lightning_gp.callbacks.groups import Grouping, check_groups, grouped
 from lightning_gp.callbacks.losses import AnyLoss, Indexed, Piece, Skipped
 from lightning_gp.callbacks.measurement import Measurement, Report, check_as_many
-from lightning_gp.callbacks.ranks import Ranks
 from lightning_gp.callbacks.shards import Parts, local
 from lightning_gp.contracts import Key
 from lightning_gp.environments import count_of
 from lightning_gp.functional.gradients import gradient_norm
-from lightning_gp.functional.processes import sum_over_processes
+from lightning_gp.functional.processes import Ranks, sum_over_processes
 from lightning_gp.types import Parameters
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from lightning_gp.callbacks.losses import AnyLoss, Skipped
 from lightning_gp.callbacks.probe_batch import ProbeBatch
-from lightning_gp.callbacks.ranks import Ranks
 from lightning_gp.callbacks.shards import Parts, spread
 from lightning_gp.environments import Environments
 from lightning_gp.functional.batch_norm import cheap_norms
+from lightning_gp.functional.processes import Ranks
 from lightning_gp.types import Split
 
 if TYPE_CHECKING:

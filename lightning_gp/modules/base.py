@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_gp import checks
-from lightning_gp.contracts import Dealt
+from lightning_gp.contracts import Dealt, Key, with_keys
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of
 from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.batch_norm import CheapBatchNorm, has_batch_norm
@@ -51,6 +51,8 @@ class EnvironmentModule(Resumable):
 
     Here the objective is the loss itself: empirical risk minimisation.
 
+    {keys}
+
     Args:
         network: the network; its parameters are θ. Normalisation layers must not keep running statistics.
         criterion: maps predictions (K, ...) and targets (K, ...) to a scalar mean.
@@ -70,6 +72,12 @@ class EnvironmentModule(Resumable):
         torch.Size([])
     """
 
+    keys: ClassVar[tuple[Key, ...]] = (
+        Key("train/loss", "ℝ", "what training minimises"),
+        Key("<stage>/loss", "ℝ", "the loss, mean over episodes"),
+        Key("<stage>/accuracy", "[0, 1]", "the share of right classes, where targets are classes"),
+    )
+    """What it logs; ``{keys}`` in the docstring of a subclass becomes their table."""
     couples_environments = False
     """Whether the objective is no mean over environments, so that it cannot be put together from parts of a batch."""
     handles: tuple[Dealt, ...] = ("episodes",)
@@ -99,6 +107,7 @@ class EnvironmentModule(Resumable):
         """The command line builds arguments by their annotations, which a subclass need not repeat."""
         super().__init_subclass__(**kwargs)
         inherit_annotations(cls)
+        with_keys(cls)
 
     # -- the objective ------------------------------------------------------------------------------------------
 
@@ -277,3 +286,6 @@ class EnvironmentModule(Resumable):
         """The data module of this run, if it has one."""
         trainer: Any = self._trainer
         return None if trainer is None else trainer.datamodule
+
+
+with_keys(EnvironmentModule)

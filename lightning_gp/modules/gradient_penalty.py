@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from lightning_gp import checks
-from lightning_gp.contracts import CurvatureKind, Dealt, Rate
+from lightning_gp.contracts import CurvatureKind, Dealt, Key, Rate
 from lightning_gp.environments import Environments, count_of
 from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.precomputed import Evaluated, Evaluation
@@ -43,6 +43,8 @@ class GradientPenalty(NamedEnvironmentModule):
     that the penalty is that of the whole environment, also where the shares are not of equal size. With ``"episodes"``
     each process holds whole environments of its own, as many as any other.
 
+    {keys}
+
     Args:
         network: the network; see ``EnvironmentModule``.
         coefficient: α ≥ 0, or a mapping from groups of parameters (names or prefixes) to their α; parameters of no
@@ -60,6 +62,12 @@ class GradientPenalty(NamedEnvironmentModule):
         >>> module.training_loss(Environments((torch.zeros(3, 10, 1), torch.ones(3, 10, 1)))).shape
         torch.Size([])
     """
+
+    keys = (
+        *NamedEnvironmentModule.keys,
+        Key("train/risk", "ℝ", "the loss without the penalty"),
+        Key("train/penalty", "[0, ∞)", "‖∇L‖², without sign and α"),
+    )
 
     def __init__(
         self,

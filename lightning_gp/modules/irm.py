@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from lightning_gp import checks
-from lightning_gp.contracts import Dealt, Rate
+from lightning_gp.contracts import Dealt, Key, Rate
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of
 from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.penalties import halves, scale_gradient
@@ -48,6 +48,8 @@ class InvarianceModule(NamedEnvironmentModule):
     not the mean of the processes' own. With ``"episodes"`` each process holds whole environments of its own, as many
     as any other; then nothing but DDP's own averaging is needed.
 
+    {keys}
+
     Args:
         network: the network; see ``EnvironmentModule``.
         penalty_weight: λ ≥ 0.
@@ -60,6 +62,14 @@ class InvarianceModule(NamedEnvironmentModule):
     Raises:
         ValueError: if a number is negative, an option unknown, or a subclass overrides ``loss``.
     """
+
+    keys = (
+        *NamedEnvironmentModule.keys,
+        Key("train/risk", "ℝ", "the mean risk"),
+        Key("train/penalty", "[0, ∞)", "the penalty, before weighting"),
+        Key("train/weight_decay", "[0, ∞)", "‖θ‖²"),
+        Key("train/penalty_weight", "[0, ∞)", "λ of the step"),
+    )
 
     def __init__(
         self,
@@ -177,9 +187,10 @@ class InvarianceModule(NamedEnvironmentModule):
 class IRMv1(InvarianceModule):
     """IRMv1: mean_τ [ R_τ(θ) + λ (∂R_τ(w·f_θ)/∂w at w = 1)² ], w a scalar on the logits [A19, Eq. 4; T21, Eq. 11].
 
-    The derivative has a closed form (``functional.scale_gradient``), so a step needs no double backward. Validation and
-    test log, beyond ``NamedEnvironmentModule``, the ``penalty`` (with the examples of the whole epoch in one mean) and
-    the ``objective``, risk + λ·penalty at the full λ. With ``penalty_weight=0`` it is ERM.
+    The derivative has a closed form (``functional.scale_gradient``), so a step needs no double backward. With
+    ``penalty_weight=0`` it is ERM.
+
+    {keys}
 
     Args:
         network: the network; see ``EnvironmentModule``.
@@ -199,6 +210,12 @@ class IRMv1(InvarianceModule):
         >>> module.training_loss(Environments((torch.zeros(2, 5, 3), torch.zeros(2, 5, 1)))).shape
         torch.Size([])
     """
+
+    keys = (
+        *InvarianceModule.keys,
+        Key("<stage>/penalty", "[0, ∞)", "of the examples of the whole epoch in one mean"),
+        Key("<stage>/objective", "ℝ", "risk + λ·penalty at the full λ"),
+    )
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from lightning_gp import checks
+from lightning_gp.contracts import Key
 from lightning_gp.environments import Environments
 from lightning_gp.functional.adaptation import Trajectory, over_environments, rate_of, stepped
 from lightning_gp.functional.held_constant import constant
@@ -49,8 +50,9 @@ class LIL(MAML):
     ``detach="target"``. [L22] itself has no such mixture: for FOMAML it trains with the regulariser first and without
     it afterwards.
 
-    Logged as ``train/task_loss``, ``train/phase_loss`` and ``train/amplitude_loss``, before weighting; ``train/loss``
-    is the weighted sum. A term of weight 0 is not computed. Validation and test report the task loss, as in ``MAML``.
+    A term of weight 0 is not computed. Validation and test report the task loss, as in ``MAML``.
+
+    {keys}
 
     Args:
         network: the network; see ``EnvironmentModule``.
@@ -80,6 +82,13 @@ class LIL(MAML):
         ...     module.network_parameters(), Environments(support=(x, y), query=(x, y))).items()}
         {'task_loss': torch.Size([3]), 'phase_loss': torch.Size([3]), 'amplitude_loss': torch.Size([3])}
     """
+
+    keys = (
+        *MAML.keys,
+        Key("train/task_loss", "ℝ", "the query loss after the inner loop"),
+        Key("train/phase_loss", "[0, ∞)", "the phase loss, before weighting"),
+        Key("train/amplitude_loss", "[0, ∞)", "the amplitude loss, before weighting"),
+    )
 
     def __init__(
         self,

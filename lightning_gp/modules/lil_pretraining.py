@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from lightning_gp import checks
+from lightning_gp.contracts import Key
 from lightning_gp.environments import Environments
 from lightning_gp.functional.adaptation import Trajectory, over_environments
 from lightning_gp.functional.inner_loop import run
@@ -45,10 +46,10 @@ class LILPretraining(MAML):
     reports with them how far the network got. Afterwards, ``load_pretrained(network, checkpoint)`` gives the network
     its initialisation for MAML, FOMAML or any other module.
 
-    Validation logs, besides what ``MAML`` logs for the student, ``teacher_variance`` (variance over query examples of
-    the adapted teacher's class probabilities, summed over classes) and ``probe_accuracy`` (of the nearest class mean
-    in the student's features, without adaptation). A collapse is a variance below ``collapse_variance``, or a probe
-    that once was above chance and no longer is (95 % intervals).
+    {keys}
+
+    A collapse is a variance below ``collapse_variance``, or a probe that once was above chance and no longer is (95 %
+    intervals).
 
     Args:
         network: a classifier; its last linear layer says how many classes.
@@ -73,6 +74,16 @@ class LILPretraining(MAML):
         >>> module.training_loss(Environments(support=(x, y), query=(x, y))).shape
         torch.Size([])
     """
+
+    keys = (
+        *MAML.keys,
+        Key(
+            "<stage>/teacher_variance",
+            "[0, 1]",
+            "the variance over query examples of the adapted teacher's class probabilities, summed over classes",
+        ),
+        Key("<stage>/probe_accuracy", "[0, 1]", "of the nearest class mean in the student's features, not adapted"),
+    )
 
     def __init__(
         self,

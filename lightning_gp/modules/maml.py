@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from lightning_gp import checks
-from lightning_gp.contracts import CurvatureKind, InnerLoop, Rate
+from lightning_gp.contracts import CurvatureKind, InnerLoop, Key, Rate
 from lightning_gp.environments import Environments
 from lightning_gp.functional.adaptation import Trajectory, over_environments
 from lightning_gp.functional.inner_loop import differentiate, run
@@ -43,8 +43,7 @@ from lightning_gp.types import (
 class MAML(EnvironmentModule):
     """Model-agnostic meta-learning: mean_τ L_τ^te(θ_S), θ_{k+1} = θ_k − α ∇L_τ^tr(θ_k) [T21, Eq. 3-5].
 
-    Validation and test log, for every number of inner steps k, ``loss_step_<k>`` and (classification)
-    ``accuracy_step_<k>`` on the query set, and as ``loss`` and ``accuracy`` those after the last step.
+    {keys}
 
     Args:
         network: the network; see ``EnvironmentModule``.
@@ -73,6 +72,12 @@ class MAML(EnvironmentModule):
         >>> module.training_loss(Environments(support=(x, x), query=(x, x))).shape
         torch.Size([])
     """
+
+    keys = (
+        *EnvironmentModule.keys,
+        Key("<stage>/loss_step_<i>", "ℝ", "the query loss after i inner steps; after the last it is ``<stage>/loss``"),
+        Key("<stage>/accuracy_step_<i>", "[0, 1]", "likewise the accuracy"),
+    )
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lightning_gp.contracts import Dealt, NamesEnvironments, dealt_by
+from lightning_gp.contracts import Dealt, Key, NamesEnvironments, dealt_by
 from lightning_gp.environments import EnvironmentBatch, Environments
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.processes import mean_over_processes, processes
@@ -19,10 +19,9 @@ from lightning_gp.modules.statistics import ExampleMean
 class NamedEnvironmentModule(EnvironmentModule):
     """An ``EnvironmentModule`` for a fixed list of environments: position e of every batch is environment e.
 
-    Validation and test log ``<stage>/loss`` and ``<stage>/accuracy`` averaged over environments, those of the worst
-    environment as ``<stage>/worst_loss`` and ``<stage>/worst_accuracy``, and each environment's own accuracy (its loss,
-    for regression) as ``<stage>/accuracy/<name>``. Names are the data module's ``environment_names[stage]``, or
-    numbers.
+    {keys}
+
+    Names are the data module's ``environment_names[stage]``, or numbers.
 
     Accuracy counts the right classes for integer targets, and the right signs of the logit for the binary
     cross-entropy with logits. ``modules.irm`` says which of these metrics a checkpoint should watch.
@@ -35,6 +34,13 @@ class NamedEnvironmentModule(EnvironmentModule):
     whole environments (``"episodes"``) are all that is handled.
     """
 
+    keys = (
+        *EnvironmentModule.keys,
+        Key("<stage>/worst_loss", "ℝ", "the loss of the worst environment"),
+        Key("<stage>/worst_accuracy", "[0, 1]", "its accuracy"),
+        Key("<stage>/accuracy/<name>", "[0, 1]", "the accuracy of each environment"),
+        Key("<stage>/loss/<name>", "ℝ", "its loss, for regression"),
+    )
     dealt: Dealt | None = None
     """How the data are dealt to processes; None for what the data module declares, or else episodes."""
 

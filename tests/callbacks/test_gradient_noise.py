@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from lightning_gp import ERM, Environments
 from lightning_gp.callbacks import GradientNoise
 from lightning_gp.callbacks.gradient_noise import Noise, noise
-from lightning_gp.callbacks.ranks import Ranks
+from lightning_gp.functional.processes import Ranks
 from lightning_gp.networks import SinusoidMLP
 from lightning_gp.testing import on_processes
 from tests.callbacks.callback_cases import Classifier, build, fit, sinusoid_data, sinusoid_maml
