@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from lightning_gp.callbacks.measurement import Measurement
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.environments import Environments
 from lightning_gp.functional.batch_norm import cheap_norms
+from lightning_gp.functional.curvature import hessian_eigenvalues
 from lightning_gp.functional.curvature_by_environment import environment_curvatures
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.types import Parameters, Split
@@ -106,3 +107,24 @@ def environment_statistics(measurement: Measurement, split: Split, tol: float) -
         "curvature/environment_mean": float(values.mean()),
         "curvature/environment_std": float(values.std(correction=0)),
     }
+
+
+def curvature_of_block(
+    loss: Callable[[Parameters], Tensor],
+    parameters: Parameters,
+    names: Collection[str],
+    tol: float,
+    reduce: Callable[[Tensor], Tensor],
+) -> float:
+    """The largest eigenvalue of the diagonal block of a Hessian.
+
+    Args:
+        loss: of all parameters.
+        parameters: θ, (*shape).
+        names: of the parameters of the block.
+        tol: relative error allowed.
+        reduce: sums over processes.
+    """
+    others = {name: value for name, value in parameters.items() if name not in names}
+    block = {name: parameters[name] for name in names}
+    return float(hessian_eigenvalues(lambda theta: loss({**others, **theta}), block, 1, tol, reduce=reduce).values[0])

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
-from lightning_gp.callbacks.curvatures import check_coupled, couples, environment_statistics, optimizer_of
+from lightning_gp.callbacks.curvatures import (
+    check_coupled,
+    couples,
+    curvature_of_block,
+    environment_statistics,
+    optimizer_of,
+)
 from lightning_gp.callbacks.episodes import EpisodeProbe
 from lightning_gp.callbacks.groups import Grouping, check_groups, grouped
 from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
+from lightning_gp.callbacks.spectrum import density_of, trace_of
 from lightning_gp.contracts import Key
-from lightning_gp.functional.curvature import (
-    HessianVectorProduct,
-    hessian_eigenvalues,
-    hessian_vector_product,
-    warm_start,
-)
+from lightning_gp.functional.curvature import hessian_eigenvalues, hessian_vector_product, warm_start
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.lanczos import Eigenpairs, leading_eigenpairs
-from lightning_gp.functional.spectrum import SpectralDensity, spectral_density, trace
 from lightning_gp.functional.update_curvature import UpdateJacobian, preconditioned, search_start
 from lightning_gp.plots import require_matplotlib
-from lightning_gp.plots import spectral_density as draw_density
 from lightning_gp.theory.optimizers import check_known, update_rule
 from lightning_gp.types import Parameters, Split
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class HessianEigenvalues(EpisodeProbe):
@@ -231,13 +228,17 @@ class HessianEigenvalues(EpisodeProbe):
         report.values["curvature/products"] = pairs.products
         with plain_kernels(second_order=True):
             for group, names in grouped(parameters, self.groups).items():
-                report.values[f"curvature/eigenvalue_1/{group}"] = self._of_group(loss, parameters, names, measurement)
+                block = curvature_of_block(loss, parameters, names, self.tol, measurement.ranks.sum)
+                report.values[f"curvature/eigenvalue_1/{group}"] = block
             if self.per_environment:
                 report.values.update(environment_statistics(measurement, self.split, self.tol))
         if self.trace or self.density:
             with plain_kernels(second_order=True):
                 product = hessian_vector_product(loss, parameters, reduce=measurement.ranks.sum)
-                self._spectrum(product, report)
+                if self.trace:
+                    report.values.update(trace_of(product))
+                if self.density:
+                    report.pictures["curvature/spectral_density"] = density_of(product)
         return report
 
     def measure_episode(self, measurement: Measurement) -> Mapping[str, float]:
@@ -266,26 +267,6 @@ class HessianEigenvalues(EpisodeProbe):
             random_share=1.0 if start is None else None,
         )
 
-    def _of_group(
-        self, loss: Callable[[Parameters], Tensor], parameters: Parameters, names: list[str], measurement: Measurement
-    ) -> float:
-        """The largest eigenvalue of the block of some parameters."""
-        others = {name: value for name, value in parameters.items() if name not in names}
-        block = {name: parameters[name] for name in names}
-        pairs = hessian_eigenvalues(
-            lambda theta: loss({**others, **theta}), block, 1, self.tol, reduce=measurement.ranks.sum
-        )
-        return float(pairs.values[0])
-
-    def _spectrum(self, product: HessianVectorProduct, report: Report) -> None:
-        if self.trace:
-            estimate = trace(product)
-            report.values["curvature/trace"] = estimate.value
-            report.values["curvature/trace_standard_error"] = estimate.standard_error
-        if self.density:
-            density = spectral_density(product)
-            report.pictures["curvature/spectral_density"] = partial(_density_picture, density)
-
     def state_dict(self) -> dict[str, Any]:
         """The probe batch and the start of the next search."""
         small = self._start is not None and self._start.nbytes <= MAX_SAVED_BYTES
@@ -295,10 +276,3 @@ class HessianEigenvalues(EpisodeProbe):
         """Restores both."""
         super().load_state_dict(state_dict)
         self._start = state_dict.get("start") if self.warm_start else None
-
-
-def _density_picture(density: SpectralDensity) -> Figure:
-    low, high = float(density.nodes.min()), float(density.nodes.max())
-    width = (high - low) / 100 or 1.0
-    grid = torch.linspace(low - 5 * width, high + 5 * width, 500, dtype=torch.float64)
-    return draw_density(grid, density.evaluate(grid, width))
