@@ -25,10 +25,11 @@ from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
 from lightning_gp.callbacks.spectrum import density_of, trace_of
 from lightning_gp.contracts import Key
-from lightning_gp.functional.curvature import hessian_eigenvalues, hessian_vector_product, warm_start
+from lightning_gp.functional.curvature import hessian_eigenvalues, hessian_vector_product
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.lanczos import Eigenpairs, leading_eigenpairs
-from lightning_gp.functional.update_curvature import UpdateJacobian, preconditioned, search_start
+from lightning_gp.functional.starts import search_start, warm_start
+from lightning_gp.functional.update_curvature import UpdateJacobian, preconditioned
 from lightning_gp.plots import require_matplotlib
 from lightning_gp.theory.optimizers import check_known, update_rule
 from lightning_gp.types import Parameters, Split

@@ -27,17 +27,15 @@ from lightning_gp.functional.double_backward import (
 )
 from lightning_gp.functional.lanczos import Eigenpairs, basis_capacity, check_arguments, search
 from lightning_gp.functional.norms import WrittenOutNorms, check_norms, differentiates_norms
+from lightning_gp.functional.starts import search_start, warm_start
 
 Loss = Callable[[dict[str, Tensor]], Tensor]
 Reduce = Callable[[Tensor], Tensor]
 
-WARM_WEIGHT = 3.0  # of earlier vectors; that of the noise they are blended into is 1
 # The gradient leans on the leading eigenvectors. A search with restarts, which a short basis means, profits from that:
 # on a ResNet-18 it takes half the products. Without restarts it gains nothing.
 GRADIENT_WEIGHT = 0.1
 SHORT = 20
-# The i-th of the last vectors counts i^(4/3): later pairs converge last, so the start leans on them more.
-WARM_POWER = 4 / 3
 
 
 class HessianVectorProduct:
@@ -251,23 +249,6 @@ def hessian_eigenvalues(
     return pairs._replace(vectors=pairs.vectors.clone())
 
 
-def warm_start(vectors: Tensor) -> Tensor:
-    """The one vector, Σ_i i^(4/3) v_i, that a search makes of earlier eigenvectors given to it as `initial`.
-
-    Args:
-        vectors: shape (m, size), in the order of their eigenvalues.
-
-    Returns:
-        Shape (size,); it serves as `initial` in their place.
-
-    Example:
-        >>> warm_start(torch.eye(2))
-        tensor([1.0000, 2.5198])
-    """
-    weights = torch.arange(1, len(vectors) + 1, dtype=vectors.dtype, device=vectors.device) ** WARM_POWER
-    return weights @ vectors
-
-
 def _warm(product: HessianVectorProduct, initial: Tensor | None) -> Tensor | None:
     """The direction that earlier vectors point to, or None if there is none."""
     if initial is None:
@@ -289,12 +270,10 @@ def _start(product: HessianVectorProduct, warm: Tensor | None, gradient_weight: 
     length = gradient.norm()
     if not bool(length.isfinite()):
         return gradient
-    generator = torch.Generator(product.device).manual_seed(seed)
-    start = torch.randn(product.size, dtype=product.dtype, device=product.device, generator=generator)
-    start /= start.norm()
     if warm is not None:
-        start.add_(warm, alpha=WARM_WEIGHT)
-    elif gradient_weight and bool(length):
-        start.add_(gradient / length, alpha=gradient_weight)
+        start = search_start(gradient, warm, seed)
+    else:
+        hint = gradient / length if gradient_weight and bool(length) else None
+        start = search_start(gradient, hint, seed, gradient_weight)
     product.forget_gradient()
     return start

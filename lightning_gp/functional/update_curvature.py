@@ -20,9 +20,9 @@ from lightning_gp import checks
 from lightning_gp.functional.curvature import hessian_vector_product
 from lightning_gp.functional.held_constant import passing, recorded
 from lightning_gp.functional.lanczos import leading_eigenpairs
+from lightning_gp.functional.starts import search_start
 from lightning_gp.types import Parameters
 
-WARM_WEIGHT = 3.0  # of an earlier vector; that of the noise it is blended into is 1
 DENSE = 40
 """Number of parameters up to which a matrix that is not symmetric is written out."""
 SEVERAL = 3
@@ -194,22 +194,6 @@ def leading_curvature(
 
 def _gradient_descent(curvature: complex) -> float:
     return 2 * curvature.real / abs(curvature) ** 2 if curvature.real > 0 else math.inf
-
-
-def search_start(like: Tensor, initial: Tensor | None = None, seed: int = 0) -> Tensor:
-    """Noise, or an earlier vector blended into it, so that nothing the vector is blind to is out of reach.
-
-    Args:
-        like: of the shape, dtype and device of the start.
-        initial: an earlier vector of norm 1, or None.
-        seed: of the noise; the global random state is left alone.
-    """
-    generator = torch.Generator(like.device).manual_seed(seed)
-    start = torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
-    start /= start.norm()
-    if initial is not None:
-        start.add_(initial.to(start), alpha=WARM_WEIGHT)
-    return start
 
 
 Found = tuple[list[complex], list[float], bool]

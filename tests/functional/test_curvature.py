@@ -8,8 +8,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_gp.functional.curvature import hessian_eigenvalues, hessian_vector_product, warm_start
+from lightning_gp.functional.curvature import hessian_eigenvalues, hessian_vector_product
 from lightning_gp.functional.lanczos import leading_eigenpairs
+from lightning_gp.functional.starts import warm_start
 from tests.cases import Once
 
 
