@@ -121,10 +121,12 @@ def _check_loss(
     module: Trainable, parameters: Parameters, x: Tensor, y: Tensor, own_loss: bool, ways: int | None
 ) -> bool:
     before = _random_state(x.device)
-    outputs = module.predict(parameters, x)
+    with torch.no_grad():  # a graph would be kept in memory beside that of the loss
+        outputs = module.predict(parameters, x)
     if not own_loss:
         check_classes(outputs, y, module.criterion, ways)
-    loss = module.loss(parameters, x, y)
+    with torch.set_grad_enabled(own_loss):
+        loss = module.loss(parameters, x, y)
     drew = not all(map(torch.equal, before, _random_state(x.device)))
     if not isinstance(loss, Tensor) or loss.ndim != 0:
         got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
