@@ -51,6 +51,7 @@ class IRMv1(InvarianceModule):
         ValueError: if a number is negative, an option unknown, or a subclass overrides ``loss``.
 
     Example:
+        >>> from lightning_gp import Environments
         >>> module = IRMv1(nn.Linear(3, 1), penalty_weight=10.0, criterion=nn.BCEWithLogitsLoss())
         >>> module.training_loss(Environments((torch.zeros(2, 5, 3), torch.zeros(2, 5, 1)))).shape
         torch.Size([])
@@ -108,6 +109,7 @@ class REx(InvarianceModule):
     Arguments as for ``InvarianceModule``. All environments of a batch are computed at once: the penalty couples them.
 
     Example:
+        >>> from lightning_gp import Environments
         >>> module = REx(nn.Linear(3, 1), penalty_weight=10.0, criterion=nn.functional.mse_loss)
         >>> module.training_loss(Environments((torch.zeros(2, 5, 3), torch.zeros(2, 5, 1)))).shape
         torch.Size([])
