@@ -150,6 +150,7 @@ class Numbers(Place[Tensor]):
         self.grad = thing.grad if thing.is_leaf else None
         self.hooks = thing._backward_hooks
         self.version = None if own.is_inference() else _unsafe_preserve_version_counter(own)
+        self.number = 0 if own.is_inference() else own._version
 
     def inside(self) -> Iterable[tuple[object, object]]:
         """Its gradient, and what Python has attached to it."""
@@ -162,8 +163,8 @@ class Numbers(Place[Tensor]):
 
     def touched(self) -> bool:
         """Whether it has been written to, be it with the same numbers."""
-        version = local(self.thing)._version if self.version is not None else 0
-        return (self.version is not None and version != self.version.prev_versions[0]) or self.changed()
+        number = 0 if self.version is None else local(self.thing)._version
+        return number != self.number or self.changed()
 
     def _moved(self) -> bool:
         now, alias = local(self.thing), self.alias

@@ -208,7 +208,7 @@ def by_hand(row: Row, module: Module) -> tuple[torch.Tensor, torch.Tensor]:
 def test_training_is_bitwise_the_same_and_numbers_are_right(name):
     row = ROWS[name]
     if row.made in (compiled, by_inductor) and not hasattr(torch.compiler, "set_stance"):  # torch < 2.6
-        with pytest.raises(RuntimeError, match="no double backward.*use the uncompiled module"):
+        with pytest.raises(RuntimeError, match=r"no double backward.*use the uncompiled module"):
             fit(row, HessianEigenvalues())
         return
     bare = fit(row)
