@@ -93,7 +93,7 @@ class Measurement:
             split: whose loss.
             curvature: it will be differentiated twice; see ``functional.batch_norm``.
         """
-        loss = partial(self.loss.objectives) if training else partial(self.loss.losses, split=split)
+        loss = self.loss.objectives if training else partial(self.loss.losses, split=split)
         function = self._cheap(loss) if curvature and self.loss.by_environment else loss
         parts, kept = [], 0
         for piece, weight, count in zip(self.pieces, self._weights(training), self.counts, strict=True):

@@ -1,7 +1,6 @@
 """Inner optimizers: the path is torch's own, the meta-gradient a finite difference of torch's own path."""
 
 import inspect
-from inspect import signature
 from itertools import islice
 
 import pytest
@@ -26,7 +25,7 @@ ROWS = [
     (optim.Adam, {"lr": 0.05, "weight_decay": 0.3, "fused": True, "betas": (0.0, 0.9)}),
     *[
         (optim.Adam, {"lr": 0.05, "weight_decay": 0.5, "decoupled_weight_decay": True})
-        for name in signature(optim.Adam).parameters
+        for name in inspect.signature(optim.Adam).parameters
         if name == "decoupled_weight_decay"  # torch 2.6
     ],
     (optim.Adam, {"lr": 0.05, "amsgrad": True, "betas": (0.7, 0.6)}),
