@@ -15,19 +15,18 @@ What arrives for them being u, s and t, the derivative of ⟨u, ∂x⟩ + ⟨s, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from lightning_gp.environments import Environments
+from lightning_gp.functional.norms import Replaced
 
 
-class CheapBatchNorm(TorchFunctionMode):
+class CheapBatchNorm(Replaced):
     """Inside, ``F.batch_norm`` by batch statistics without running ones is the one of this file, on a CPU.
 
     Example:
@@ -38,15 +37,8 @@ class CheapBatchNorm(TorchFunctionMode):
         True
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Replaces the one function; see ``torch.overrides``."""
-        return (_batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+    def __init__(self) -> None:
+        super().__init__({F.batch_norm: _batch_norm})
 
 
 def cheap_norms(module: nn.Module, environments: Environments) -> tuple[AbstractContextManager[Any], Environments]:

@@ -61,7 +61,29 @@ def graph_of(values: Iterable[Tensor]) -> Iterator[Node]:
         pending.extend(following)
 
 
-class WrittenOutNorms(TorchFunctionMode):
+class Replaced(TorchFunctionMode):
+    """Inside, some functions of torch are others, which take the same arguments.
+
+    Args:
+        others: function of torch → what is called in its place.
+    """
+
+    def __init__(self, others: Mapping[Callable[..., Any], Callable[..., Any]]) -> None:
+        super().__init__()
+        self.others = others
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Calls the other one; see ``torch.overrides``."""
+        return self.others.get(func, func)(*args, **(kwargs or {}))
+
+
+class WrittenOutNorms(Replaced):
     """Inside, batch, instance and layer norm are written out, but for those by running statistics.
 
     Example:
@@ -72,21 +94,10 @@ class WrittenOutNorms(TorchFunctionMode):
         True
     """
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Replaces the three functions; see ``torch.overrides``."""
-        if func is F.batch_norm:
-            return _batch_norm(*args, **(kwargs or {}))
-        if func is F.instance_norm:
-            return _instance_norm(*args, **(kwargs or {}))
-        if func is F.layer_norm:
-            return _layer_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    def __init__(self) -> None:
+        super().__init__(
+            {F.batch_norm: _batch_norm, F.instance_norm: _instance_norm, F.layer_norm: _layer_norm},
+        )
 
 
 def _batch_norm(
