@@ -27,6 +27,7 @@ from lightning_gp.functional.meta_gradient import meta_gradient
 from lightning_gp.functional.precomputed import Evaluated, Evaluation
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.inner_rates import Granularity, InnerLR, InnerRates
+from lightning_gp.modules.low_rank import low_rank_losses
 from lightning_gp.networks.parts import select_parameters
 from lightning_gp.types import (
     Examples,
@@ -112,7 +113,13 @@ class MAML(EnvironmentModule):
         self.compile_step = compile
         if recompute or compile:
             self._check_explicit()
+        self._low_rank: bool | None = None
         self._meta_gradient = torch.compile(meta_gradient, dynamic=False) if compile else meta_gradient
+
+    def setup(self, stage: str) -> None:
+        """As ``EnvironmentModule``; the low-rank form is tried anew."""
+        super().setup(stage)
+        self._low_rank = None
 
     @property
     def learns_rates(self) -> bool:
@@ -170,10 +177,11 @@ class MAML(EnvironmentModule):
 
     def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
         """L_τ^te(θ_S) of each environment, (E,)."""
-        trajectory = self.adaptation(self.loss, parameters, environments)
-        losses: Tensor = over_environments(
-            self.loss, trajectory.parameters[-1], trajectory.shared, *environments.split("query")
-        )
+        losses = low_rank_losses(self, parameters, environments)
+        if losses is None:
+            trajectory = self.adaptation(self.loss, parameters, environments)
+            final, query = trajectory.parameters[-1], environments.split("query")
+            losses = over_environments(self.loss, final, trajectory.shared, *query)
         return {"loss": losses}
 
     def evaluate(self, environments: Environments) -> dict[str, Tensor]:
