@@ -92,29 +92,34 @@ def adapted_losses(
     common = not any(isinstance(rate, Tensor) or rate != number for rate in rates.values())
     if common:  # one number for all: the gradients are multiplied by it where autograd starts
         rates = dict.fromkeys(rates, 1.0)
-    (count, size), queries = support[0].shape[:2], query[0].shape[1]
-    layers = [_adaptable(name, layer, parameters, rates, count, (steps, size, queries)) for name, layer in chain]
+    sizes = steps, support[0].shape[1], query[0].shape[1]
+    layers = [_adaptable(name, layer, parameters, rates, sizes) for name, layer in chain]
     moving = [layer for layer in layers if isinstance(layer, _Adaptable)]
     first = layers.index(moving[0])
     graph = not first_order or recording_constants()
     with torch.enable_grad():
-        features = _forward(layers[:first], support[0].flatten(0, 1))  # the same in each step
+        features = _forward(layers[:first], support[0])  # the same in each step
         for _ in range(steps):
-            values = losses(_forward(layers[first:], features).unflatten(0, (count, size)), support[1])
+            values = losses(_forward(layers[first:], features), support[1])
             start = torch.full_like(values, -number if common else -1.0)
             outputs = [layer.outputs for layer in moving]
             changes = torch.autograd.grad(values, outputs, start, create_graph=graph, materialize_grads=True)
             for layer, change in zip(moving, changes, strict=True):
-                rows, change = layer.apart(layer.inputs), layer.apart(change)
+                rows, change = _rows(layer.inputs), _rows(change)
                 layer.move(*((constant(rows), constant(change)) if first_order else (rows, change)))
-        return losses(_forward(layers, query[0].flatten(0, 1)).unflatten(0, (count, queries)), query[1])
+        return losses(_forward(layers, query[0]), query[1])
 
 
 def _forward(layers: Sequence[Layer], x: Tensor) -> Tensor:
-    """x (E·K, *feature) through the layers."""
+    """x (E, K, *feature) through the layers."""
     for layer in layers:
         x = layer(x)
     return x
+
+
+def _rows(x: Tensor) -> Tensor:
+    """All rows of each environment, (E, ..., n) -> (E, N, n)."""
+    return x if x.ndim == 3 else x.flatten(1, -2)
 
 
 def _adaptable(
@@ -122,33 +127,47 @@ def _adaptable(
     layer: nn.Module,
     parameters: Parameters,
     rates: Mapping[str, float | Tensor],
-    count: int,
     sizes: tuple[int, int, int],
 ) -> Layer:
     names = [f"{name}.{each}" if name else each for each in ("weight", "bias")]
     weight, bias = (parameters.get(each) for each in names)
     rate, bias_rate = (rates.get(each) for each in names)
-    if getattr(layer, "inplace", False):
-        return lambda x: layer(x.clone())  # autograd differentiates by what comes in
     if weight is None:
-        return layer
+        return _without_weights(layer)
     if isinstance(layer, nn.LayerNorm):
         if rate is None and bias_rate is None:
             return lambda x: F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
-        return _Norm(weight, bias, rate, bias_rate, count, eps=layer.eps)
+        return _Norm(weight, bias, rate, bias_rate, eps=layer.eps)
     if rate is None and bias_rate is None:
         return partial(F.linear, weight=weight, bias=bias)
     scalar = not any(isinstance(each, Tensor) and each.ndim for each in (rate, bias_rate))
     low = rate is not None and scalar and pays(weight.shape[1], weight.shape[0], *sizes)
-    return (_LowRank if low else _Stacked)(weight, bias, rate, bias_rate, count)
+    return (_LowRank if low else _Stacked)(weight, bias, rate, bias_rate)
+
+
+def _without_weights(layer: nn.Module) -> Layer:
+    if isinstance(layer, nn.ReLU):
+        return _relu
+    if isinstance(layer, nn.Flatten):
+        start, end = (axis + 1 if axis >= 0 else axis for axis in (layer.start_dim, layer.end_dim))
+        return lambda x: x.flatten(start, end)
+    if getattr(layer, "inplace", False):
+        return lambda x: layer(x.clone())  # autograd differentiates by what comes in
+    return layer
+
+
+def _relu(x: Tensor) -> Tensor:
+    """ReLU as the linear function that it is where it is; torch's own adds zeros in its second derivative."""
+    outputs: Tensor = torch.ops.aten.threshold_backward(x, x.detach(), 0)
+    return outputs
 
 
 class _Adaptable:
     """A layer in E environments, with parameters that are adapted.
 
     Attributes:
-        inputs: what the weights met in the last call, (E·K, ..., in).
-        outputs: what that gave, (E·K, ..., out).
+        inputs: what the weights met in the last call, (E, K, ..., in).
+        outputs: what that gave, (E, K, ..., out).
     """
 
     inputs: Tensor
@@ -160,9 +179,8 @@ class _Adaptable:
         bias: Tensor | None,
         rate: float | Tensor | None,
         bias_rate: float | Tensor | None,
-        count: int,
     ) -> None:
-        self.weight, self.bias, self.rate, self.bias_rate, self.count = weight, bias, rate, bias_rate, count
+        self.weight, self.bias, self.rate, self.bias_rate = weight, bias, rate, bias_rate
         self.steps = 0
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -178,32 +196,40 @@ class _Adaptable:
         """A step, from the inputs (E, N, in) of the last call and −α times the gradient by its outputs (E, N, out)."""
         raise NotImplementedError
 
-    def apart(self, x: Tensor) -> Tensor:
-        """Each environment's rows, (E·K, ..., n) -> (E, N, n)."""
-        return x.reshape(self.count, -1, x.shape[-1])
-
 
 class _Stacked(_Adaptable):
-    """A linear layer with weights (E, out, in) and biases (E, 1, out) after the first step."""
+    """A linear layer with weights (E, in, out) or (E, out, in) and biases (E, 1, out) after the first step.
+
+    The longer axis comes last: products with a matrix of one column take several times as long as with one of one row.
+    """
+
+    own: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         self.inputs = x
         if self.steps == 0:
             return F.linear(x, self.weight, self.bias)
         if self.rate is None:
-            rows = self.apart(F.linear(x, self.weight)) + self.bias
-        elif self.bias is None:
-            rows = torch.bmm(self.apart(x), self.weight.mT)
+            rows = _rows(F.linear(x, self.weight)) + self.bias
         else:
-            rows = torch.baddbmm(self.bias, self.apart(x), self.weight.mT)
-        return rows.reshape(*x.shape[:-1], rows.shape[-1])
+            weight = self.own if self.upright else self.own.mT
+            rows = torch.bmm(_rows(x), weight) if self.bias is None else torch.baddbmm(self.bias, _rows(x), weight)
+        return rows if x.ndim == 3 else rows.view(*x.shape[:-1], -1)
+
+    @property
+    def upright(self) -> bool:
+        """Whether the weights are kept as (E, in, out)."""
+        return self.weight.shape[0] >= self.weight.shape[1]
 
     def move(self, rows: Tensor, change: Tensor) -> None:
-        if isinstance(self.rate, Tensor):
-            self.weight = self.weight + self.rate * torch.bmm(change.mT, rows)
-        elif self.rate is not None:
-            before = self.weight.expand(self.count, *self.weight.shape[-2:])
-            self.weight = torch.baddbmm(before, change.mT, rows, alpha=self.rate)
+        left, right = (rows, change) if self.upright else (change, rows)
+        if self.rate is not None:
+            before = self.own if self.steps else (self.weight.mT if self.upright else self.weight).expand(len(rows), -1, -1)
+            if isinstance(self.rate, Tensor):
+                rate = self.rate.mT if self.upright and self.rate.ndim else self.rate
+                self.own = before + rate * torch.bmm(left.mT, right)
+            else:
+                self.own = torch.baddbmm(before, left.mT, right, alpha=self.rate)
         if self.bias_rate is not None:
             self.bias = _plus(self.bias, change.sum(1, keepdim=True), self.bias_rate)
         self.steps += 1
@@ -221,12 +247,13 @@ class _LowRank(_Adaptable):
         if self.steps == 0:
             return self.shared
         if self.bias_rate is None:
-            products = torch.bmm(self.apart(x), self.history.mT)
+            products = torch.bmm(_rows(x), self.history.mT)
         else:
             rate = self.bias_rate
             ones = rate.view(1, 1, 1) if isinstance(rate, Tensor) else x.new_full((1, 1, 1), rate)
-            products = torch.baddbmm(ones, self.apart(x), self.history.mT)
-        return torch.baddbmm(self.apart(self.shared), products, self.changes).reshape(self.shared.shape)
+            products = torch.baddbmm(ones, _rows(x), self.history.mT)
+        rows = torch.baddbmm(_rows(self.shared), products, self.changes)
+        return rows if x.ndim == 3 else rows.view(self.shared.shape)
 
     def move(self, rows: Tensor, change: Tensor) -> None:
         if self.steps > 0 and self.inputs is self.met:
@@ -248,8 +275,8 @@ class _Norm(_Adaptable):
 
     def forward(self, x: Tensor) -> Tensor:
         self.inputs = F.layer_norm(x, x.shape[-1:], eps=self.eps)
-        rows = self.apart(self.inputs) * self.weight
-        return (rows if self.bias is None else rows + self.bias).reshape(x.shape)
+        rows = _rows(self.inputs) * self.weight
+        return (rows if self.bias is None else rows + self.bias).view(x.shape)
 
     def move(self, rows: Tensor, change: Tensor) -> None:
         if self.rate is not None:

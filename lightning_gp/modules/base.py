@@ -197,13 +197,13 @@ class EnvironmentModule(Resumable):
             means = {name: value.detach().sum() / total for name, value in terms.items()}
             return self.combined(terms).sum() / total, means
 
-        inputs = self.trained_parameters()
         written_out = self.explicit(total)
         differentiated_twice = self.second_order and written_out is None and has_batch_norm(self.network)
         with plain_kernels(self.second_order), CheapBatchNorm() if differentiated_twice else nullcontext():
             pieces = self.pieces(batches)
             if len(pieces) == 1 and written_out is None:
                 return objective(pieces[0])
+            inputs = self.trained_parameters()
             return accumulated(written_out or differentiated(objective, inputs), pieces, inputs)
 
     def explicit(self, total: int) -> Evaluate[Environments] | None:
