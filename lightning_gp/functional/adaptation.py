@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lightning_gp import checks
+from lightning_gp.functional.embeddings import DenseEmbeddings
 from lightning_gp.functional.held_constant import constant, recording_constants
 from lightning_gp.functional.inner_optimizers import differentiable_step
 from lightning_gp.types import Examples, InnerOptimizer, Loss, Parameters, Rates
@@ -82,6 +83,11 @@ def over_environments(function: Callable[..., Any], stacked: Parameters, shared:
     def call(own: Parameters, *slices: Tensor) -> Any:
         return function({**shared, **own}, *slices)
 
+    with DenseEmbeddings():
+        return _over_environments(call, stacked, *tensors)
+
+
+def _over_environments(call: Callable[..., Any], stacked: Parameters, *tensors: Tensor) -> Any:
     if tensors[0].shape[0] == 1:
         # No vmap for a single environment: it costs nothing to unpack, and networks that vmap cannot map still work.
         # `squeeze` and not `[0]`, whose derivative would copy every gradient.

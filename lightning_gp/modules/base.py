@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -145,8 +145,16 @@ class EnvironmentModule(Resumable):
     def environment_losses(self, parameters: Parameters, environments: Environments, split: Split = "query") -> Tensor:
         """L_τ(θ) at the unadapted parameters, (E,); without a query set the support set stands in for it."""
         x, y = self.trained_examples(environments) if split == "query" else environments.split(split)
-        losses: Tensor = over_environments(self.loss, {}, parameters, x, y)
-        return losses
+        return self.unadapted(self.loss, parameters, x, y)
+
+    def unadapted(self, function: Callable[..., Tensor], parameters: Parameters, *tensors: Tensor) -> Tensor:
+        """``function(parameters, *tensors)`` in each environment, tensors (E, ...), in chunks as large as training's.
+
+        Its graph is that of all environments: for objectives that couple them, which are not cut into ``pieces``.
+        """
+        parts = zip(*(each.split(self._chunk_size or len(each)) for each in tensors), strict=True)
+        values: list[Tensor] = [over_environments(function, {}, parameters, *part) for part in parts]
+        return values[0] if len(values) == 1 else torch.cat(values)
 
     def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
         """The terms of what training minimises in each environment, (E,) each, by name."""
@@ -222,11 +230,12 @@ class EnvironmentModule(Resumable):
         """The batch cut into chunks of environments that are computed at once."""
         if self._chunk_size is None:
             parameters = self.network_parameters()
+            tried = self.environment_losses if self.couples_environments else self.environment_objectives
             self._chunk_size = chunk_size(
                 self.vectorize,
                 max(batches, key=count_of),
                 self.network,
-                lambda environments: self.environment_objectives(parameters, environments),
+                lambda environments: tried(parameters, environments),
                 lambda environments: self.environment_losses(parameters, environments),
                 self.trained_parameters(),
             )

@@ -130,6 +130,7 @@ class REx(InvarianceModule):
     def training_terms(self, batch: EnvironmentBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean objective and its terms, with all environments in one graph."""
         parameters, batches = self.network_parameters(), self.checked(batch)
+        self.pieces(batches)  # says how many environments `unadapted` computes at once
         risks = torch.cat([self.risks(*self.logits(parameters, environments)) for environments in batches])
         terms = self.terms(parameters, risks, self.squared_deviations(risks))
         return self.combined(terms).mean(), {name: value.detach().mean() for name, value in terms.items()}

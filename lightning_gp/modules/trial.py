@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -78,18 +78,26 @@ def try_out(module: Trainable, environments: Environments, own_loss: bool, ways:
     Raises:
         TypeError: if the network gives no tensor.
         ValueError: if the loss is no scalar, does not depend on the outputs, or the outputs do not fit the targets; if
-            a buffer of the network changes.
+            a buffer or a parameter of the network changes.
     """
     drew = False
     parameters = {name: value.detach().requires_grad_() for name, value in module.network_parameters().items()}
     for x, y in (split for split in environments if split is not None):
         device = [x.device] if x.is_cuda else []
         buffers = {name: buffer.clone() for name, buffer in module.network.named_buffers()}
+        weights = {name: value.detach().clone() for name, value in module.network.named_parameters()}
         with torch.random.fork_rng(devices=device), torch.inference_mode(False), torch.enable_grad():
             try:
                 drew |= _check_loss(module, parameters, x[0].clone(), y[0].clone(), own_loss, ways)
             finally:
-                changed = _put_back(module.network, buffers)
+                changed = _put_back(module.network.named_buffers(), buffers)
+                written = _put_back(module.network.named_parameters(), weights)
+        if written:
+            raise ValueError(
+                f"{type(module.network).__name__} changes its parameters {', '.join(written)} when it runs, in place: "
+                "all environments share them, and the inner loop would not see it. Compute what it needs from them "
+                "instead (as torch.nn.functional.normalize(weight) does)."
+            )
         if changed:
             raise ValueError(
                 f"{type(module.network).__name__} changes its buffers {', '.join(changed)} when it runs (running "
@@ -104,17 +112,21 @@ def _random_state(device: torch.device) -> list[Tensor]:
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
-def _put_back(network: nn.Module, buffers: dict[str, Tensor]) -> list[str]:
-    """Restores the buffers, and names those that had changed."""
+def _put_back(present: Iterable[tuple[str, Tensor]], before: Mapping[str, Tensor]) -> list[str]:
+    """Restores tensors, and names those that had changed."""
     changed = []
     with torch.no_grad():
-        for name, buffer in network.named_buffers():
-            before = buffers.get(name)
-            if before is None or before.shape != buffer.shape or not torch.equal(before, buffer):
+        for name, value in present:
+            former = before.get(name)
+            if former is None or former.shape != value.shape or not _equal(former, value):
                 changed.append(name)
-                if before is not None and before.shape == buffer.shape:
-                    buffer.copy_(before)
+                if former is not None and former.shape == value.shape:
+                    value.copy_(former)
     return changed
+
+
+def _equal(left: Tensor, right: Tensor) -> bool:
+    return torch.equal(left, right) or (left.is_floating_point() and torch.allclose(left, right, 0, 0, equal_nan=True))
 
 
 def _check_loss(
