@@ -5,6 +5,7 @@ python -m tests.golden.curves     # records anew, where a change of the numbers 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -39,8 +40,18 @@ def restricted(name: str, batch):
 
 
 def place() -> str:
-    """What the last bits depend on."""
-    return f"torch {torch.__version__.split('+')[0]}, {torch.backends.cpu.get_cpu_capability()}"
+    """What the last bits depend on: torch, and the kernels that it picks for this processor, by what they give."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(3, 40, 40, generator=generator, dtype=torch.float64) for _ in range(2))
+    images = left[:, None, :8, :8]
+    given = [
+        *(left[:, :rows, :columns] @ right[:, :columns, :rows] for rows in (1, 5, 10, 40) for columns in (1, 5, 40)),
+        *(left[0, :, :columns] @ right[0, :columns] for columns in (1, 5, 40)),
+        *(function(left) for function in (torch.tanh, torch.sigmoid, torch.exp, torch.sin, torch.sqrt, torch.sum)),
+        *(torch.log_softmax(left, 1), torch.conv2d(images, right[:, None, :3, :3]), torch.linalg.norm(left)),
+    ]
+    digest = hashlib.sha256(b"".join(value.contiguous().numpy().tobytes() for value in given)).hexdigest()
+    return f"torch {torch.__version__.split('+')[0]}, kernels {digest[:8]}"
 
 
 def main() -> None:
