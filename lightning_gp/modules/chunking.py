@@ -152,7 +152,9 @@ def why_not_vectorised(
             f"environment_losses returned shape {tuple(together.losses.shape)} for 2 environments; it must return one "
             "loss per environment: take the mean over examples, not over environments."
         )
-    tolerance = 10 * torch.finfo(together.losses.dtype).eps ** 0.5
+    kind = device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else together.losses.dtype
+    tolerance = 10 * torch.finfo(dtype).eps ** 0.5
     pairs = [
         (getattr(together, name), torch.cat([getattr(one, name) for one in apart])) for name in ("losses", "values")
     ]
