@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from lightning_gp._lightning import Trainer
 from lightning_gp.contracts import Adapts, Dealt, dealt_by
@@ -25,11 +27,23 @@ def check_network(network: nn.Module) -> None:
     """Refuses networks that keep running statistics or cannot be trained.
 
     Raises:
-        TypeError: if ``network`` is not a module.
-        ValueError: if it has no trainable parameter, or normalisation layers with running statistics.
+        TypeError: if ``network`` is not a module, or one that cannot run with other parameters than its own.
+        ValueError: if it has a parameter without a shape, no trainable parameter, or normalisation layers with running
+            statistics.
     """
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}.")
+    if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.jit.ScriptModule)):
+        raise TypeError(
+            f"network is a {type(network).__name__}, which runs with its own parameters alone; give the network that "
+            "is inside it. Lightning's devices= and compile=True do what it is for."
+        )
+    lazy = [name for name, each in network.named_parameters() if isinstance(each, UninitializedParameter)]
+    if lazy:
+        raise ValueError(
+            f"{type(network).__name__} does not know the shape of {', '.join(lazy)} yet (lazy layers); call it once on "
+            "one environment's inputs before handing it over."
+        )
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise ValueError(
             f"{type(network).__name__} has no parameter that requires a gradient; there is nothing to train."

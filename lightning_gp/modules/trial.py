@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, default_collate
 
-from lightning_gp._lightning import Trainer
 from lightning_gp.contracts import Classifies
 from lightning_gp.environments import Environments
+from lightning_gp.modules.collation import check_collation, loaders_of
 from lightning_gp.types import Criterion, Parameters
 
 
@@ -77,8 +76,8 @@ def try_out(module: Trainable, environments: Environments, own_loss: bool, ways:
 
     Raises:
         TypeError: if the network gives no tensor.
-        ValueError: if the loss is no scalar, does not depend on the outputs, or the outputs do not fit the targets; if
-            a buffer or a parameter of the network changes.
+        ValueError: if inputs and parameters are of two precisions, the loss is no scalar or does not depend on the
+            outputs, or these do not fit the targets; if a buffer or a parameter of the network changes.
     """
     drew = False
     parameters = {name: value.detach().requires_grad_() for name, value in module.network_parameters().items()}
@@ -133,7 +132,7 @@ def _check_loss(
     module: Trainable, parameters: Parameters, x: Tensor, y: Tensor, own_loss: bool, ways: int | None
 ) -> bool:
     before = _random_state(x.device)
-    with torch.no_grad():  # a graph would be kept in memory beside that of the loss
+    with torch.no_grad(), _naming_precisions(x, parameters):  # a graph would be kept beside that of the loss
         outputs = module.predict(parameters, x)
     if not own_loss:
         check_classes(outputs, y, module.criterion, ways)
@@ -161,6 +160,22 @@ def _check_loss(
             "one output per class."
         )
     return drew
+
+
+@contextmanager
+def _naming_precisions(x: Tensor, parameters: Parameters) -> Iterator[None]:
+    """Says so where a network fails on inputs of another precision than its own, as numpy's float64 is."""
+    try:
+        yield
+    except RuntimeError as error:
+        kinds = {value.dtype for value in parameters.values() if value.is_floating_point()}
+        if not x.is_floating_point() or x.dtype in kinds or torch.is_autocast_enabled(x.device.type):
+            raise
+        raise ValueError(
+            f"The inputs are of {x.dtype}, the network's parameters of {', '.join(map(str, sorted(kinds, key=str)))}. "
+            "Make them the same: x.float() for the data (numpy's default is float64), network.double(), or "
+            "Trainer(precision='64-true')."
+        ) from error
 
 
 def _shaken(parameters: Parameters) -> Parameters:
@@ -203,50 +218,6 @@ def check_classes(outputs: Tensor, targets: Tensor, criterion: Any, ways: int | 
             f"{ways if ways is not None else largest + 1} outputs (for example Conv4(ways=...)), or change the "
             "data module's `ways`."
         )
-
-
-def check_collation(module: Trainable, environments: Environments, loaders: Sequence[Any]) -> None:
-    """Refuses batches of environments that a DataLoader has put together once more, under one more axis.
-
-    A data set of whole batches needs ``DataLoader(..., batch_size=None)``; its default of 1 makes of E environments the
-    examples of a single one. It shows in that the network treats the axis behind that of the examples as examples, too.
-
-    Raises:
-        ValueError: naming the shape and the remedy.
-    """
-    x, y = environments.support
-    sizes = [
-        loader.batch_size
-        for loader in loaders
-        if isinstance(loader, DataLoader) and loader.batch_size is not None and loader.collate_fn is default_collate
-    ]
-    if not sizes or x.ndim < 4 or y.ndim < 3 or x.shape[2] != y.shape[2]:
-        return
-    with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        try:
-            parameters = module.network_parameters()
-            whole = module.predict(parameters, x[0])
-            part = module.predict(parameters, x[0][:, :1])
-        except (RuntimeError, ValueError, IndexError):
-            return  # what the network cannot compute, it refuses by itself
-    if whole.ndim > 2 and torch.allclose(whole[:, :1], part, rtol=1e-4, atol=1e-6):
-        raise ValueError(
-            f"The DataLoader has put whole batches of environments together (batch_size={sizes[0]}): x has "
-            f"shape {tuple(x.shape)}, and its {x.shape[1]} environments would be taken for the examples of one. Give "
-            "DataLoader(..., batch_size=None), which leaves items as they are; for items that are single environments "
-            "of examples with several axes, give collate_fn=lightning_gp.environments.stack."
-        )
-
-
-def loaders_of(trainer: Trainer) -> list[Any]:
-    """The data loaders of the stage that a trainer is in."""
-    stages = (
-        (trainer.training, trainer.train_dataloader),
-        (trainer.validating or trainer.sanity_checking, trainer.val_dataloaders),
-        (trainer.testing, trainer.test_dataloaders),
-        (trainer.predicting, trainer.predict_dataloaders),
-    )
-    return [loader for active, loaders in stages if active for loader in pytree.tree_leaves(loaders)]
 
 
 def _name(function: Any) -> str:
