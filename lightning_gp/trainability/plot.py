@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Curve = Literal["simplified", "exact", "positive_penalty"]
+Curve = Literal["simplified", "exact", "positive_penalty", "ascent", "first_order_ascent"]
 KINDS: dict[str, tuple[Kind, str, str]] = {
     "simplified": ("fomaml", "-", "simplified"),
     "exact": ("maml", ":", "exact"),
     "positive_penalty": ("positive_penalty", "-", "positive penalty"),
+    "ascent": ("ascent", ":", "exact, ascent"),
+    "first_order_ascent": ("first_order_ascent", "-", "first-order ascent"),
 }
 COLOURS = ("black", "tab:red", "tab:purple", "tab:brown")
 OF_KIND: dict[str | None, tuple[Curve, ...]] = {
     "fomaml": ("simplified",),
     "maml": ("exact",),
     "positive_penalty": ("positive_penalty",),
+    "ascent": ("ascent",),
+    "first_order_ascent": ("first_order_ascent",),
     None: (),
 }
 """The curve of each effective curvature that a rate can have."""

@@ -212,6 +212,11 @@ def check_tunable(module: Tunable) -> tuple[float | None, float]:
     outer = outer_rate(only_optimizer(module))
     if not isinstance(module, Adapts):
         return None, outer
+    if module.inner_loop().direction == "ascent" or module.inner_loop().normalize:
+        raise ValueError(
+            "The tuner seeks the largest inner rate at which training improves, for inner descent; the rate of "
+            "an ascent, and a radius (normalize), say how much to guard against: choose it by validation."
+        )
     rates = set(rate_of(module).get())
     if len(rates) > 1:
         raise ValueError(
