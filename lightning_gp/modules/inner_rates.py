@@ -99,10 +99,11 @@ class InnerRates(nn.Module):
         Args:
             names: see ``forward``.
         """
-        rates = self(names)
+        rates = self.forward(names)
         if not self.steps:
             return rates
-        return tuple({name: rate[step] for name, rate in rates.items()} for step in range(self.steps))
+        stacks = {name: torch.as_tensor(rate) for name, rate in rates.items()}
+        return tuple({name: stack[step] for name, stack in stacks.items()} for step in range(self.steps))
 
     def numbers(self) -> tuple[float, ...]:
         """The rate of each parameter as it was put in; learned ones start from there."""
