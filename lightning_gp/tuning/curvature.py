@@ -18,7 +18,7 @@ from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.update_curvature import UpdateJacobian, leading_curvature
 from lightning_gp.theory.optimal_adaptation import network_adaptation_lr
 from lightning_gp.theory.optimizers import update_rule
-from lightning_gp.tuning.trials import Tunable, only_optimizer
+from lightning_gp.tuning.tunable import Tunable, only_optimizer
 from lightning_gp.types import Criterion, Parameters
 
 MAX_ROWS = 500
