@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lightning_gp.modules.schedulers import with_rate
+from lightning_gp.theory.optimizers import update_rule
 from lightning_gp.trainability.engine import CellTrainer
 from lightning_gp.trainability.stream import BatchStream
 from lightning_gp.tuning.curvature import outer_bound
@@ -67,7 +68,8 @@ class ObjectiveTrials(Trials):
     def bound(self, inner_lr: float, outer_lr: float) -> float | None:
         """By the curvature of the objective at the trained weights, on the first batch."""
         batch = next(self.stream.first(1))[0]
-        for _ in range(4):
+        adaptive = not update_rule(only_optimizer(self.module)).moves
+        for _ in range(0 if adaptive else 4):
             if self(inner_lr, outer_lr) is not None:
                 return outer_bound(self.module, self.trainers[-1].trained, batch)
             outer_lr /= 10
