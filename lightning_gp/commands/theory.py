@@ -12,11 +12,16 @@ from pathlib import Path
 
 import torch
 
-from lightning_gp.plots import critical_rates, require_matplotlib, save_figure
+from lightning_gp.plots import canvas, draw_critical_rates, require_matplotlib, save_figure
 from lightning_gp.runs.folders import write_json
 from lightning_gp.theory.learning_rates import KINDS, critical_inner_lr, critical_outer_lr
 
-POINTS = 400
+POINTS = 200
+TITLES = {
+    "fomaml": "FOMAML; with S = 1 also L − α/2 ‖∇L‖²",
+    "maml": "MAML",
+    "positive_penalty": "L + α/2 ‖∇L‖²",
+}
 
 
 def main(args: Sequence[str]) -> None:
@@ -35,7 +40,13 @@ def main(args: Sequence[str]) -> None:
     )
     parser.add_argument("--eigenvalues", type=float, nargs="+", default=[], help="the largest ones")
     parser.add_argument("--card", type=Path, help="diagnose.json of `lightning-gp diagnose`, in place of eigenvalues")
-    parser.add_argument("--kind", choices=KINDS, default="fomaml", help="effective curvature (default: %(default)s)")
+    parser.add_argument(
+        "--kind",
+        choices=KINDS,
+        nargs="+",
+        default=["fomaml"],
+        help="effective curvature, a panel for each (default: fomaml)",
+    )
     parser.add_argument("--inner_steps", type=int, default=1, help="inner steps S (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs/theory"), help="folder (default: %(default)s)")
     options = parser.parse_args([word.replace("--inner-steps", "--inner_steps") for word in args])
@@ -46,17 +57,25 @@ def main(args: Sequence[str]) -> None:
     values = values[values > 0]
     critical = float(critical_inner_lr(values))
     alphas = torch.linspace(0, 1.5 * critical, POINTS, dtype=torch.float64)
-    kind, steps = options.kind, options.inner_steps
-    curves = {
-        f"λ_{i} = {float(value):.3g}": critical_outer_lr(value.expand(POINTS, 1), alphas, kind, steps)
-        for i, value in enumerate(values, start=1)
-    }
-    safe = critical_outer_lr(values.expand(POINTS, -1), alphas, kind, steps, complete=False)
+    figure, panels = canvas(len(options.kind))
+    written = {}
+    for axes, kind in zip(panels, options.kind, strict=True):
+        curves = {
+            f"λ_{i} = {float(value):.3g}": critical_outer_lr(value.expand(POINTS, 1), alphas, kind, options.inner_steps)
+            for i, value in enumerate(values, start=1)
+        }
+        safe = critical_outer_lr(values.expand(POINTS, -1), alphas, kind, options.inner_steps, complete=False)
+        bounded = kind == "fomaml" and options.inner_steps % 2 == 1  # the others keep their minimum
+        draw_critical_rates(axes, alphas, curves, safe, critical if bounded else None)
+        axes.set(title=TITLES[kind], xlabel="weight of the penalty α" if kind == "positive_penalty" else "inner rate α")
+        lists = {name: curve.tolist() for name, curve in {**curves, "safe": safe}.items()}
+        written[kind] = {"inner_critical": critical if bounded else None, **lists}
     numbers = options.output / "theory.json"
-    written = {name: curve.tolist() for name, curve in {**curves, "safe": safe}.items()}
-    write_json(numbers, {"inner_rates": alphas.tolist(), "inner_critical": critical, "kind": kind, **written})
-    (picture,) = save_figure(critical_rates(alphas, curves, safe, critical), numbers)
-    print(f"α_c = 1/λ_1 = {critical:.4g}   β_c(0) = 2/λ_1 = {2 * critical:.4g}", flush=True)
+    spelled = f"--eigenvalues {' '.join(f'{value:g}' for value in values.tolist())} --kind {' '.join(options.kind)}"
+    command = f"lightning-gp theory {spelled} --inner_steps {options.inner_steps}"
+    write_json(numbers, {"command": command, "inner_rates": alphas.tolist(), "kinds": written})
+    (picture,) = save_figure(figure, numbers)
+    print(f"1/λ_1 = {critical:.4g}   β_c(0) = 2/λ_1 = {2 * critical:.4g}", flush=True)
     print(f"Picture: {picture}   Numbers: {numbers}", flush=True)
 
 

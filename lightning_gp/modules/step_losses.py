@@ -1,6 +1,6 @@
 """The query losses after the inner steps before the last, and how much they count in training.
 
-[A19] A. Antoniou, H. Edwards, A. Storkey, "How to train your MAML", ICLR 2019, section 4 (multi-step loss).
+[A18] A. Antoniou, H. Edwards, A. Storkey, "How to train your MAML", ICLR 2019, section 4 (multi-step loss).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from lightning_gp.types import Examples, Loss
 
 
 def earlier_weight(step: int, anneal: int, inner_steps: int) -> float:
-    """Share of θ_1 … θ_{S−1} in Σ_k v_k L^te(θ_k): v_k = (1 − t/T)/S for k < S and v_S = 1 − Σ_{k<S} v_k [A19].
+    """Share of θ_1 … θ_{S−1} in Σ_k v_k L^te(θ_k): v_k = (1 − t/T)/S for k < S and v_S = 1 − Σ_{k<S} v_k [A18].
 
-    At first all S losses count alike, from step T on only the last does. (The code of [A19] keeps 3 % of the first
+    At first all S losses count alike, from step T on only the last does. (The code of [A18] keeps 3 % of the first
     weights to the end.)
 
     Args:
