@@ -19,13 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-<<<<<<< HEAD
 Curve = Literal["simplified", "exact", "positive_penalty", "ascent", "first_order_ascent"]
-=======
-Curve = Literal["simplified", "exact", "positive_penalty"]
 Lines: TypeAlias = Sequence[tuple[str, Sequence[float]]]
 """Labels, and β at each α of the map, (A,)."""
->>>>>>> main
 KINDS: dict[str, tuple[Kind, str, str]] = {
     "simplified": ("fomaml", "-", "simplified"),
     "exact": ("maml", ":", "exact"),
