@@ -105,9 +105,8 @@ def signed(run: Run = RUN) -> None:
     for name, problem in problems(run.quick).items():
         alphas, betas = parse_rates(problem.alphas), parse_rates(problem.betas)
         for algorithm, half in ((key, half) for column in HALVES.values() for key, half in column.items()):
-            trainability = TrainabilityMap(
-                partial(_module, half, problem), problem.data, alphas, betas, problem.iterations, device=run.device
-            )
+            build: Any = partial(_module, half, problem)
+            trainability = TrainabilityMap(build, problem.data, alphas, betas, problem.iterations, device=run.device)
             results[name, algorithm] = run.computed(trainability, "signed", f"signed-{name}-{algorithm}")
             if algorithm == "maml":
                 eigenvalues[name] = _eigenvalues(trainability, problem.iterations)
@@ -161,7 +160,11 @@ def _draw(
     assert first.zero is not None
     middle = np.where(first.zero.diverged > 0, np.nan, first.zero.losses)
     every = np.concatenate([middle, *(values.ravel() for values in shown.values())])
-    options = {"norm": LogNorm(*limits(every[every > 0]), clip=True), "cmap": "viridis", "shading": "nearest"}
+    options: dict[str, Any] = {
+        "norm": LogNorm(*limits(every[every > 0]), clip=True),
+        "cmap": "viridis",
+        "shading": "nearest",
+    }
 
     def place(alphas: Any, side: int) -> Any:
         return side * (np.log10(alphas / smallest) + GAP)

@@ -206,7 +206,7 @@ def test_the_tuner_is_for_descent():
     setting = regression()
     module = MAML(setting.fresh(), criterion=setting.criterion, **UP)
     with pytest.raises(ValueError, match="for inner descent"):
-        LearningRateTuner(iterations=4).suggest(module, setting.environments)
+        LearningRateTuner(iterations=4).tune(module, [setting.environments])
 
 
 def test_lil_takes_its_losses_on_the_ascending_path():
