@@ -13,12 +13,9 @@ OVERVIEW = """\
 lightning-gp: gradient-based multi-environment learning (MAML, IRM, gradient penalties) for PyTorch Lightning
 
   lightning-gp demo                                meta-train on sinusoids for about a minute and plot the result
-  lightning-gp init KIND FOLDER                    a project of your own to start from: images, tables, my-module
   lightning-gp fit      --config FILE.yaml         train; the config names model, data and trainer (--resume goes on)
   lightning-gp test     --config FILE.yaml         the run's best weights on the test episodes, with intervals
   lightning-gp validate --config FILE.yaml         the same on the validation episodes
-  lightning-gp report   FOLDER                     a run as one HTML page: curves, pictures, what each key means
-  lightning-gp compare  A.yaml B.yaml --seeds 3    train several, test on the same episodes: a table and a picture
   lightning-gp data check --config FILE.yaml       classes and images of each split, the cache, broken files
   lightning-gp data show  --config FILE.yaml       draw an episode (--output episode.png)
   lightning-gp diagnose --config FILE.yaml         is the learning rate right? gradients, curvature and the edge, a card

@@ -28,7 +28,7 @@ def main(args: Sequence[str]) -> None:
     Raises:
         SystemExit: with status 1 if ``check`` finds broken files, or classes that are too small.
     """
-    if not args or args[0] in ("-h", "--help"):
+    if not args:
         names(["data"])
         print("lightning-gp data check and lightning-gp data show look at data; --help behind one says more.")
     else:

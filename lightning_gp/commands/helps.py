@@ -63,6 +63,11 @@ def help_for(words: Sequence[str]) -> str | None:
     if words[0] in OWN:
         does, own = OWN[words[0]]
         return TRAINING.format(command=words[0], does=does, own=own)
+    if words[0] == "data" and words[1] not in ("check", "show"):
+        rows = [
+            f"  lightning-gp data {does}" for does in ("check --config FILE.yaml | FOLDER", "show --config FILE.yaml")
+        ]
+        return "\n".join([*rows, "  lightning-gp data    lists the data modules", "--help behind one says more.", ""])
     command = next((name for name in (" ".join(words[:2]), words[0]) if name in FUNCTIONS), None)
     if command is None:
         return None

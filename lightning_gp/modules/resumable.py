@@ -15,6 +15,7 @@ from lightning_gp import checks
 from lightning_gp._lightning import NAMESPACE
 from lightning_gp.hyperparameters import plain
 from lightning_gp.modules.arguments import UNSAVED, arguments_of, given, savable, unsaved
+from lightning_gp.modules.description import description
 from lightning_gp.modules.evaluation import Evaluation
 from lightning_gp.modules.resuming import (
     PlateauOfResumedEpoch,
@@ -144,7 +145,9 @@ class Resumable(Evaluation):
             finish_epoch(checkpoint, trainer)
 
     def on_fit_start(self) -> None:
-        """Refuses, before Lightning puts back their state, other optimizers and schedulers than the checkpoint's."""
+        """Refuses, before Lightning puts back their state, other optimizers and schedulers than the checkpoint's; tells loggers."""
         self._settings = settings(self.trainer)
         saved, self._saved_settings = self._saved_settings, []
         check_settings(self._settings, saved)
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(description(self, self.trainer))

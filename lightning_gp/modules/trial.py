@@ -15,7 +15,6 @@ from lightning_gp.environments import Environments
 from lightning_gp.modules.collation import check_collation, loaders_of
 from lightning_gp.types import Criterion, Parameters
 
-
 FIRST_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -135,7 +134,11 @@ def _check_loss(
     module: Trainable, parameters: Parameters, x: Tensor, y: Tensor, own_loss: bool, ways: int | None
 ) -> bool:
     before = _random_state(x.device)
-    with torch.no_grad(), _naming_shapes(module, x), _naming_precisions(x, parameters):  # a graph would be kept beside that of the loss
+    with (
+        torch.no_grad(),
+        _naming_shapes(module, x),
+        _naming_precisions(x, parameters),
+    ):  # a graph would be kept beside that of the loss
         outputs = module.predict(parameters, x)
     if not own_loss:
         check_classes(outputs, y, module.criterion, ways)
@@ -190,7 +193,7 @@ def _naming_shapes(module: Trainable, x: Tensor) -> Iterator[None]:
         layers = (each for each in module.network.modules() if isinstance(each, FIRST_LAYERS))
         first = next(layers, None)
         channels = getattr(first, "in_channels", None) or getattr(first, "in_features", None)
-        if first is None or "shape" not in str(error) and "channels" not in str(error) and "size" not in str(error):
+        if first is None or ("shape" not in str(error) and "channels" not in str(error) and "size" not in str(error)):
             raise
         raise ValueError(
             f"{type(module.network).__name__} cannot take the data: an example has shape {tuple(x.shape[1:])}"

@@ -92,7 +92,9 @@ def shortened(text: str) -> str:
         for kinds in ("lightning_gp.networks.", "torch.optim.lr_scheduler.", "torch.optim."):
             known = [path.rpartition(".")[2] for path in paths if path.startswith(kinds)]
             if known:
-                listed = textwrap.fill(f"such as {', '.join(known)})", 100, initial_indent="    ", subsequent_indent=INDENT)
+                listed = textwrap.fill(
+                    f"such as {', '.join(known)})", 100, initial_indent="    ", subsequent_indent=INDENT
+                )
                 return f", {listed.strip()}"
         return ")"
 

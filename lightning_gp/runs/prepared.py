@@ -21,7 +21,7 @@ def prepare(section: Any, command: str, files: Sequence[Path] = ()) -> None:
         files: the config's; one that a run has written means this run, and not the last of several.
 
     Raises:
-        ValueError: if there is no checkpoint where one is needed.
+        ValueError: if there is no checkpoint to evaluate.
     """
     if section.trainer.get("enable_model_summary") is None and not _has(section.trainer, "ModelSummary"):
         section.trainer.enable_model_summary = False  # `runs.ending` says what there is, without rows of zeros
@@ -40,7 +40,7 @@ def _prepare_fit(section: Any, files: Sequence[Path]) -> None:
         folders = _meant(trainer, files)
         found = best_or_last(moved(trainer, folders), given)
         if found is None:
-            raise ValueError(f"There is no run to go on with in {_names(trainer)}; leave out --resume to start one.")
+            return  # Lightning says that there is none, and starts at the beginning
         section.ckpt_path = str(found)
     elif given and (own := _run_of(Path(given), trainer)):
         folders = own

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 
 from lightning_gp._lightning import pl
+from lightning_gp.checkpoints import WholeCheckpoints
 
 
 def places(trainer: Mapping[str, Any]) -> list[Path]:
@@ -100,7 +100,7 @@ def best_or_last(trainer: Mapping[str, Any], which: str = "best") -> Path | None
         return None
     if which == "last":
         return next((path for path in reversed(found) if path.stem == "last"), found[-1])
-    for state in torch.load(found[-1], map_location="cpu", weights_only=True, mmap=True).get("callbacks", {}).values():
+    for state in WholeCheckpoints().load_checkpoint(found[-1]).get("callbacks", {}).values():
         if isinstance(state, dict) and state.get("monitor") and state.get("best_model_path"):
             best = Path(state["best_model_path"])
             moved_too = [path for path in found if path.name == best.name]  # the folder may have been moved
@@ -114,13 +114,11 @@ def keep_metrics(trainer: Any, checkpoint: Path) -> None:
 
     Lightning would delete them. To be called before training.
     """
-    loops = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True).get("loops", {})
-    steps = loops.get("fit_loop", {}).get("epoch_loop.state_dict", {}).get("_batches_that_stepped", math.inf)
     for logger in trainer.loggers if trainer.is_global_zero else ():
-        if not isinstance(logger, pl.loggers.CSVLogger):
-            continue
-        path = Path(logger.log_dir) / "metrics.csv"
+        path = Path(logger.log_dir or "") / "metrics.csv" if isinstance(logger, pl.loggers.CSVLogger) else Path()
         if path.is_file():
+            loops = trainer.strategy.checkpoint_io.load_checkpoint(checkpoint).get("loops", {})
+            steps = loops.get("fit_loop", {}).get("epoch_loop.state_dict", {}).get("_batches_that_stepped", math.inf)
             with path.open(newline="") as file:
                 rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
             writer: Any = logger.experiment  # deletes the file
