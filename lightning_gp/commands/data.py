@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml  # type: ignore[import-untyped]
 
 from lightning_gp._lightning import LightningDataModule
-from lightning_gp.commands.names import main as names
+from lightning_gp.commands.names import main as list_names
 from lightning_gp.datamodules import FewShotDataModule, ImageClassDataModule
 from lightning_gp.datamodules.images.image_cache import cache_file, decode_all
 from lightning_gp.runs.command import command
@@ -29,7 +29,7 @@ def main(args: Sequence[str]) -> None:
         SystemExit: with status 1 if ``check`` finds broken files, or classes that are too small.
     """
     if not args:
-        names(["data"])
+        list_names(["data"])
         print("lightning-gp data check and lightning-gp data show look at data; --help behind one says more.")
     else:
         args = [*args[:1], *(["--config"] if args[1:] and args[1][0] != "-" else []), *args[1:]]

@@ -19,8 +19,8 @@ usage: lightning-gp {command} --config FILE.yaml [--config MORE.yaml] [options]
   --model.NAME VALUE         an option of it, such as --model.inner_lr 0.1 or --model.network.channels 32
   --data CLASS               such as OmniglotDataModule; `lightning-gp data` lists them
   --data.NAME VALUE          an option of it, such as --data.root images
-  --trainer.NAME VALUE       an option of Lightning's Trainer, such as --trainer.max_epochs 10, --trainer.accelerator cpu,
-                             --trainer.devices 2, --trainer.precision bf16-mixed, --trainer.callbacks+ GradientNorm
+  --trainer.NAME VALUE       an option of Lightning's Trainer, such as --trainer.max_epochs 10, --trainer.devices 2,
+                             --trainer.accelerator cpu, --trainer.precision bf16-mixed, --trainer.callbacks+ GradientNorm
   --print_config             prints the whole config and stops
   --help-all                 every option, those of the Trainer included (some seconds)
 """

@@ -145,7 +145,7 @@ class Resumable(Evaluation):
             finish_epoch(checkpoint, trainer)
 
     def on_fit_start(self) -> None:
-        """Refuses, before Lightning puts back their state, other optimizers and schedulers than the checkpoint's; tells loggers."""
+        """Refuses, before Lightning puts back their state, others than the checkpoint's; tells loggers."""
         self._settings = settings(self.trainer)
         saved, self._saved_settings = self._saved_settings, []
         check_settings(self._settings, saved)

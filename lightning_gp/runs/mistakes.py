@@ -44,7 +44,7 @@ def explained(message: str, parser: Any) -> str:
         known = [each for kind in KINDS for each, _ in names(kind)]
         return (
             f"{name!r} is no class that is known by its name.{meant(name, known)} Give a name of `lightning-gp "
-            "algorithms`, `networks`, `data` or `callbacks`, or the import path of a class of yours, such as mine.Model."
+            "algorithms`, `networks`, `data` or `callbacks`, or the import path of your own class, such as mine.Model."
         )
     return message
 
@@ -78,12 +78,12 @@ def options_of_class(path: str) -> list[str]:
 
 
 def shortened(text: str) -> str:
-    """The help of a class, in which lists of known subclasses name those of this package and no others of torch.
+    r"""The help of a class, in which lists of known subclasses name those of this package and no others of torch.
 
     Example:
         >>> shortened("(type: Module, known subclasses: torch.nn.Linear, lightning_gp.networks.Conv4)")
         '(type: Module, such as Conv4)'
-        >>> shortened("(type: Tensor, known subclasses: torch.Tensor,\\n torch.nn.Buffer)")
+        >>> shortened("(type: Tensor, known subclasses: torch.Tensor,\n torch.nn.Buffer)")
         '(type: Tensor)'
     """
 
