@@ -20,7 +20,7 @@ lightning-gp: gradient-based multi-environment learning (MAML, IRM, gradient pen
   lightning-gp data show  --config FILE.yaml       draw an episode (--output episode.png)
   lightning-gp diagnose --config FILE.yaml         is the learning rate right? gradients, curvature and the edge, a card
   lightning-gp theory   --eigenvalues 4 1          which pairs of rates converge, as a picture; or --card diagnose.json
-  lightning-gp tune     --config FILE.yaml         suggest inner and outer rate from short trainings, with a picture
+  lightning-gp tune     --config FILE.yaml         suggest the learning rates of any module from short trainings
   lightning-gp map      --config FILE.yaml         loss over a grid of inner and outer rates; map merge, map plot
   lightning-gp cross-domain --config FILE.yaml --test_data OTHER.yaml …   train once per seed, test on other data
   lightning-gp reproduce EXPERIMENT                the papers' figures and tables; reproduce --help lists them

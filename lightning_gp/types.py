@@ -22,12 +22,15 @@ Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``criterion(outputs, targets)``: a scalar mean."""
 Rates: TypeAlias = float | Tensor | Mapping[str, float | Tensor]
 """One inner rate for all parameters, or one per parameter name; a Tensor of the parameter's shape is elementwise."""
+RateSchedule: TypeAlias = Rates | tuple[Rates, ...]
+"""The same rates at every inner step, or those of each step; the last ones stand for all further steps."""
 InnerOptimizer: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
 """Builds the optimizer of the inner loop from a list of tensors."""
 OptimizerCallable: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 LRSchedulerCallable: TypeAlias = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
 ParameterChoice: TypeAlias = str | Sequence[str] | Callable[[str], bool]
 """``"all"``, ``"head"``, ``"body"``, a list of name prefixes, or a predicate on names."""
+Direction: TypeAlias = Literal["descent", "ascent"]
 Names: TypeAlias = Collection[str]
 
 
@@ -88,7 +91,10 @@ class InnerLoopOptions(ModuleOptions, total=False):
     Attributes:
         eval_inner_steps: inner steps at validation and test; None for ``inner_steps``.
         learn_inner_lr: train the inner rates as well, starting from ``inner_lr``.
-        inner_lr_per: granularity of learned rates: ``"scalar"``, ``"parameter"`` or ``"element"`` (Meta-SGD).
+        inner_lr_per: granularity of learned rates: ``"scalar"``, ``"parameter"``, ``"element"`` or ``"step"``.
+        direction: ``"descent"`` or ``"ascent"`` of the support loss.
+        normalize: steps of length ``inner_lr`` along the gradient.
+        multi_step_loss: optimizer steps over which the loss after every inner step counts.
         inner_optimizer: builds a ``torch.optim`` optimizer for the inner loop, in place of gradient descent.
         recompute: compute each inner step again instead of storing its graph.
         compile: compile the whole step with ``torch.compile`` (slow to start).
@@ -96,7 +102,10 @@ class InnerLoopOptions(ModuleOptions, total=False):
 
     eval_inner_steps: int | None
     learn_inner_lr: bool
-    inner_lr_per: Literal["scalar", "parameter", "element"]
+    inner_lr_per: Literal["scalar", "parameter", "element", "step"]
+    direction: Direction
+    normalize: bool
+    multi_step_loss: int
     inner_optimizer: InnerOptimizer | None
     recompute: bool
     compile: bool

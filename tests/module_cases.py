@@ -14,7 +14,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_gp import ANIL, BOIL, ERM, FOMAML, LIL, MAML, GradientPenalty, IRMv1, LILPretraining, REx
+from lightning_gp import (
+    ANIL,
+    BOIL,
+    ERM,
+    FOMAML,
+    LIL,
+    MAML,
+    GradientPenalty,
+    ImplicitMAML,
+    IRMv1,
+    LILPretraining,
+    MetaSGD,
+    Reptile,
+    REx,
+)
 from lightning_gp._lightning import pl
 from lightning_gp.datamodules import ClassImages, ExampleEnvironments, FewShotDataModule, SinusoidDataModule
 from lightning_gp.environments import Environments
@@ -72,6 +86,15 @@ RATE = {"inner_lr": 0.01}
 SQUARED = {"criterion": F.mse_loss}
 BINARY = {"criterion": F.binary_cross_entropy_with_logits}
 PENALTY = {"penalty_weight": 30.0, "anneal_steps": 2, "rescale_loss": True, "l2": 0.01}
+ASCENT = {"direction": "ascent"}
+SHARPNESS = {"inner_lr": 0.05, "normalize": True, **ASCENT}
+MAML_PLUS_PLUS = {
+    "inner_lr": 0.01,
+    "inner_steps": 2,
+    "learn_inner_lr": True,
+    "inner_lr_per": "step",
+    "multi_step_loss": 6,
+}
 LIL_TERMS = {**RATE, "inner_steps": 2, "divergence": "gaussian", "amplitude_weight": 0.1}
 
 
@@ -90,9 +113,16 @@ MODULES = {
     "MAML, chunks": Case(MAML, SinusoidMLP, episodes, {**RATE, **SQUARED, "vectorize": 3}),
     "MAML, recomputed": Case(MAML, SinusoidMLP, episodes, {**RATE, **SQUARED, "recompute": True}),
     "FOMAML": Case(FOMAML, SinusoidMLP, episodes, {**RATE, **SQUARED}),
+    "MAML, ascent": Case(MAML, SinusoidMLP, episodes, {**RATE, **SQUARED, **ASCENT}),
+    "FOMAML, sharpness-aware": Case(FOMAML, SinusoidMLP, episodes, {**SHARPNESS, **SQUARED}),
+    "MAML++": Case(MAML, SinusoidMLP, episodes, {**MAML_PLUS_PLUS, **SQUARED}),
+    "MetaSGD": Case(MetaSGD, SinusoidMLP, episodes, {**RATE, **SQUARED}),
+    "Reptile": Case(Reptile, SinusoidMLP, episodes, {**RATE, **SQUARED, "inner_steps": 3}),
+    "ImplicitMAML": Case(ImplicitMAML, SinusoidMLP, episodes, {**RATE, **SQUARED, "inner_steps": 3, "cg_steps": 2}),
     "ANIL": Case(ANIL, SinusoidMLP, episodes, {**RATE, **SQUARED}),
     "BOIL": Case(BOIL, SinusoidMLP, episodes, {**RATE, **SQUARED}),
     "LIL": Case(LIL, SinusoidMLP, episodes, {**LIL_TERMS, **SQUARED}),
+    "LIL, ascent, MAML++": Case(LIL, SinusoidMLP, episodes, {**LIL_TERMS, **SQUARED, **MAML_PLUS_PLUS, **ASCENT}),
     "LILPretraining": Case(LILPretraining, conv, images, {"inner_lr": 0.4, "momentum": 0.9}),
     "ERM": Case(ERM, SinusoidMLP, episodes, SQUARED),
     "ERM, shares": Case(ERM, classifier, full_batches, BINARY),
@@ -113,6 +143,10 @@ VARIANTS = {
     "MAML, learned rates",
     "MAML, chunks",
     "MAML, recomputed",
+    "FOMAML, sharpness-aware",
+    "MAML++",
+    "MetaSGD",
+    "LIL, ascent, MAML++",
     "ANIL",
     "BOIL",
     "LILPretraining",

@@ -20,7 +20,7 @@ usage: lightning-gp {command} --config FILE.yaml [--config MORE.yaml] [options]
   --data CLASS               such as OmniglotDataModule; `lightning-gp data` lists them
   --data.NAME VALUE          an option of it, such as --data.root images
   --trainer.NAME VALUE       an option of Lightning's Trainer, such as --trainer.max_epochs 10, --trainer.devices 2,
-                             --trainer.accelerator cpu, --trainer.precision bf16-mixed, --trainer.callbacks+ GradientNorm
+                             --trainer.accelerator cpu, --trainer.callbacks+ GradientNorm
   --print_config             prints the whole config and stops
   --help-all                 every option, those of the Trainer included (some seconds)
 """

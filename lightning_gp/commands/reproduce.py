@@ -37,6 +37,7 @@ EXPERIMENTS = {
     "min": Experiment("map_problems.mini", "the map of mini-ImageNet classification with MAML"),
     "cmn": Experiment("map_problems.cmn", "the map of colored MNIST with IRMv1"),
     "adam": Experiment("map_problems.adam", "the maps with Adam outside, where the effect is gone"),
+    "signed": Experiment("signed.signed", "inner ascent, ERM and MAML on one signed axis, beside the penalties"),
     "tg": Experiment("tg.tg", "third derivative against squared Hessian on the way of training"),
     "aopt": Experiment("aopt.aopt", "the optimal adaptation rate: estimate against brute force"),
     "tuner": Experiment(

@@ -12,12 +12,17 @@ from pathlib import Path
 import torch
 
 from lightning_gp.contracts import CurvatureKind
-from lightning_gp.plots import critical_rates, require_matplotlib, save_figure
+from lightning_gp.plots import canvas, draw_critical_rates, require_matplotlib, save_figure
 from lightning_gp.runs.command import command
 from lightning_gp.runs.folders import write_json
 from lightning_gp.theory.learning_rates import critical_inner_lr, critical_outer_lr
 
-POINTS = 400
+POINTS = 200
+TITLES = {
+    "fomaml": "FOMAML; with S = 1 also L − α/2 ‖∇L‖²",
+    "maml": "MAML",
+    "positive_penalty": "L + α/2 ‖∇L‖²",
+}
 
 
 def main(args: Sequence[str]) -> None:
@@ -28,7 +33,7 @@ def main(args: Sequence[str]) -> None:
 def theory(
     eigenvalues: Sequence[float] = (),
     card: Path | None = None,
-    kind: CurvatureKind = "fomaml",
+    kind: Sequence[CurvatureKind] = ("fomaml",),
     inner_steps: int = 1,
     output: Path = Path("runs/theory"),
 ) -> None:
@@ -37,7 +42,7 @@ def theory(
     Args:
         eigenvalues: the largest ones of a loss's Hessian.
         card: diagnose.json of `lightning-gp diagnose`, in place of eigenvalues.
-        kind: effective curvature: fomaml, maml or positive_penalty.
+        kind: effective curvature, a panel for each: fomaml, maml, positive_penalty.
         inner_steps: S.
         output: folder.
 
@@ -52,16 +57,25 @@ def theory(
     values = values[values > 0]
     critical = float(critical_inner_lr(values))
     alphas = torch.linspace(0, 1.5 * critical, POINTS, dtype=torch.float64)
-    curves = {
-        f"λ_{i} = {float(value):.3g}": critical_outer_lr(value.expand(POINTS, 1), alphas, kind, inner_steps)
-        for i, value in enumerate(values, start=1)
-    }
-    safe = critical_outer_lr(values.expand(POINTS, -1), alphas, kind, inner_steps, complete=False)
+    figure, panels = canvas(len(kind))
+    written = {}
+    for axes, each in zip(panels, kind, strict=True):
+        curves = {
+            f"λ_{i} = {float(value):.3g}": critical_outer_lr(value.expand(POINTS, 1), alphas, each, inner_steps)
+            for i, value in enumerate(values, start=1)
+        }
+        safe = critical_outer_lr(values.expand(POINTS, -1), alphas, each, inner_steps, complete=False)
+        bounded = each == "fomaml" and inner_steps % 2 == 1  # the others keep their minimum
+        draw_critical_rates(axes, alphas, curves, safe, critical if bounded else None)
+        axes.set(title=TITLES[each], xlabel="weight of the penalty α" if each == "positive_penalty" else "inner rate α")
+        lists = {name: curve.tolist() for name, curve in {**curves, "safe": safe}.items()}
+        written[each] = {"inner_critical": critical if bounded else None, **lists}
     numbers = output / "theory.json"
-    written = {name: curve.tolist() for name, curve in {**curves, "safe": safe}.items()}
-    write_json(numbers, {"inner_rates": alphas.tolist(), "inner_critical": critical, "kind": kind, **written})
-    (picture,) = save_figure(critical_rates(alphas, curves, safe, critical), numbers)
-    print(f"α_c = 1/λ_1 = {critical:.4g}   β_c(0) = 2/λ_1 = {2 * critical:.4g}", flush=True)
+    spelled = f"--eigenvalues {' '.join(f'{value:g}' for value in values.tolist())} --kind {' '.join(kind)}"
+    spelled = f"lightning-gp theory {spelled} --inner_steps {inner_steps}"
+    write_json(numbers, {"command": spelled, "inner_rates": alphas.tolist(), "kinds": written})
+    (picture,) = save_figure(figure, numbers)
+    print(f"1/λ_1 = {critical:.4g}   β_c(0) = 2/λ_1 = {2 * critical:.4g}", flush=True)
     print(f"Picture: {picture}   Numbers: {numbers}", flush=True)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_gp import checks
-from lightning_gp.functional.adaptation import Trajectory, over_environments, rate_of, stepped
+from lightning_gp.functional.adaptation import Trajectory, over_environments
+from lightning_gp.functional.gradient_steps import rate_of, stepped
 from lightning_gp.types import Examples, Parameters, Rates
 
 Predict = Callable[[Parameters, Tensor], Tensor]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_gp.functional.adaptation import Trajectory, difference, norm_per_environment, over_environments
+from lightning_gp.functional.adaptation import Trajectory, difference, over_environments
+from lightning_gp.functional.gradient_steps import norm_per_environment
 from lightning_gp.functional.gradients import gradient_norm
 from lightning_gp.functional.held_constant import constant
 from lightning_gp.types import Parameters

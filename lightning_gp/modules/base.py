@@ -21,6 +21,7 @@ from lightning_gp.functional.precomputed import accumulated, differentiated
 from lightning_gp.modules.annotations import inherit_annotations
 from lightning_gp.modules.checks import check_network, check_trainer
 from lightning_gp.modules.chunking import Vectorize, channels_last, check_vectorize, chunk_size, has_convolutions
+from lightning_gp.modules.hooks import always, complete_hooks
 from lightning_gp.modules.outputs import check_shapes, tensor_of
 from lightning_gp.modules.resumable import Resumable
 from lightning_gp.modules.trial import try_batch
@@ -106,6 +107,7 @@ class EnvironmentModule(Resumable):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """The command line builds arguments by their annotations, which a subclass need not repeat."""
         super().__init_subclass__(**kwargs)
+        complete_hooks(cls)
         inherit_annotations(cls)
         with_keys(cls)
 
@@ -267,6 +269,7 @@ class EnvironmentModule(Resumable):
         """Whether other processes hold more examples of the same environments."""
         return False
 
+    @always
     def setup(self, stage: str) -> None:
         """Refuses strategies, precisions and data that would give wrong gradients."""
         if stage == "fit" and self._trainer is not None:

@@ -13,6 +13,7 @@ from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.processes import mean_over_processes, processes
 from lightning_gp.modules.accuracy import is_binary
 from lightning_gp.modules.base import EnvironmentModule
+from lightning_gp.modules.hooks import always
 from lightning_gp.modules.statistics import ExampleMean
 
 
@@ -64,6 +65,7 @@ class NamedEnvironmentModule(EnvironmentModule):
             self._chunk_size = 1
         return super().pieces(batches)
 
+    @always
     def setup(self, stage: str) -> None:
         """Also refuses data that are dealt to processes in another way than the module was told."""
         super().setup(stage)
@@ -101,10 +103,12 @@ class NamedEnvironmentModule(EnvironmentModule):
                     assert isinstance(statistic, ExampleMean)
                     statistic.update(value, examples)
 
+    @always
     def on_validation_epoch_end(self) -> None:
         """Logs the numbers of every environment."""
         self._log_named("val")
 
+    @always
     def on_test_epoch_end(self) -> None:
         """Logs the numbers of every environment."""
         self._log_named("test")

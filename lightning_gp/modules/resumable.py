@@ -17,6 +17,7 @@ from lightning_gp.hyperparameters import plain
 from lightning_gp.modules.arguments import UNSAVED, arguments_of, given, savable, unsaved
 from lightning_gp.modules.description import description
 from lightning_gp.modules.evaluation import Evaluation
+from lightning_gp.modules.hooks import always
 from lightning_gp.modules.resuming import (
     PlateauOfResumedEpoch,
     check_configuration,
@@ -115,6 +116,7 @@ class Resumable(Evaluation):
         self._set_hparams(plain(self.hparams))
         self._hparams_initial = copy.deepcopy(self._hparams)
 
+    @always
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notes which algorithm saved the checkpoint, and what was given to it that is no hyperparameter."""
         checkpoint["algorithm"] = type(self).__name__
@@ -122,6 +124,7 @@ class Resumable(Evaluation):
         checkpoint["optimizer_settings"] = self._settings
         checkpoint["plateau_metrics"] = plateau_metrics(self._trainer) if self._trainer is not None else {}
 
+    @always
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses the checkpoint of another network and, to continue training, of another configuration.
 
@@ -144,6 +147,7 @@ class Resumable(Evaluation):
             trainer.callbacks.append(PlateauOfResumedEpoch(checkpoint))
             finish_epoch(checkpoint, trainer)
 
+    @always
     def on_fit_start(self) -> None:
         """Refuses, before Lightning puts back their state, others than the checkpoint's; tells loggers."""
         self._settings = settings(self.trainer)

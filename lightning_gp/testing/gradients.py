@@ -95,8 +95,8 @@ def first_order_gradient(module: EnvironmentModule, batch: Sequence[Environments
     for environments in (one for each in batch for one in each.chunks(1)):
         (x, y), (xq, yq) = environments.support, environments.split("query")
         theta = {name: value.detach().clone() for name, value in module.network_parameters().items()}
-        for _ in range(loop.steps):
-            theta = _descended(loop, theta, x[0], y[0])
+        for step in range(loop.steps):
+            theta = _descended(loop, step, theta, x[0], y[0])
         loss = loop.loss({name: value.requires_grad_() for name, value in theta.items()}, xq[0], yq[0])
         found = torch.autograd.grad(loss, list(theta.values()), materialize_grads=True)
         for name, own in zip(theta, found, strict=True):
@@ -104,11 +104,14 @@ def first_order_gradient(module: EnvironmentModule, batch: Sequence[Environments
     return {f"network.{name}": value for name, value in gradients.items()}
 
 
-def _descended(loop: InnerLoop, theta: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
+def _descended(loop: InnerLoop, step: int, theta: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
     names = [name for name in theta if loop.adapted is None or name in loop.adapted]
     leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
     own = torch.autograd.grad(loop.loss(leaves, x, y), [leaves[name] for name in names], materialize_grads=True)
-    moved = {name: leaves[name] - _rate(loop.rates, name) * g for name, g in zip(names, own, strict=True)}
+    length = torch.stack([g.norm() for g in own]).norm() if loop.normalize else 1.0
+    factor = loop.sign / length if length else 0.0
+    rates = loop.rates[min(step, len(loop.rates) - 1)] if isinstance(loop.rates, tuple) else loop.rates
+    moved = {name: leaves[name] - factor * _rate(rates, name) * g for name, g in zip(names, own, strict=True)}
     return {name: moved.get(name, value).detach() for name, value in leaves.items()}
 
 
