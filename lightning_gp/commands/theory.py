@@ -22,6 +22,8 @@ TITLES = {
     "fomaml": "FOMAML; with S = 1 also L − α/2 ‖∇L‖²",
     "maml": "MAML",
     "positive_penalty": "L + α/2 ‖∇L‖²",
+    "ascent": "MAML with an ascending inner loop",
+    "first_order_ascent": "the same, first order",
 }
 
 
@@ -42,7 +44,7 @@ def theory(
     Args:
         eigenvalues: the largest ones of a loss's Hessian.
         card: diagnose.json of `lightning-gp diagnose`, in place of eigenvalues.
-        kind: effective curvature, a panel for each: fomaml, maml, positive_penalty.
+        kind: effective curvature, a panel for each: fomaml, maml, positive_penalty, ascent, first_order_ascent.
         inner_steps: S.
         output: folder.
 
