@@ -52,7 +52,7 @@ EXPERIMENTS = {
     ),
     "gradient-norms": Experiment("gradient_norms.FIGURES", "the gradient norm under penalties of both signs"),
     "lil-curves": Experiment(
-        "lil_curves.lil_curves", "MAML against MAML + LIL on Omniglot: consistencies and accuracy"
+        "lil_curves.lil_curves", "MAML, MAML + LIL, ANIL and BOIL on Omniglot: linearity and accuracy"
     ),
     "lil-table1": Experiment(
         "lil_table1.lil_table1", "LIL paper, Table 1: a pre-trained initialisation against a random one"

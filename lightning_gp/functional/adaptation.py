@@ -116,7 +116,7 @@ def adapt(
         first_order: drop the Jacobian of the inner steps (FOMAML): gradients are treated as constants.
         adapted: names that the inner loop updates; None for all.
         create_graph: keep the path differentiable; False for evaluation, where nothing outlives its step.
-        final_gradient: also compute g_S, which amplitude consistency needs.
+        final_gradient: also compute g_S, which ``loss_gradient_ratio`` needs.
         inner_optimizer: builds an optimizer of ``torch.optim`` from a list of tensors (E, *shape); its step, made
             differentiable, replaces plain gradient descent (see ``differentiable_step``), and ``lr`` is ignored.
         normalize: steps of length |α| along the gradient of each environment, none where it is 0.
