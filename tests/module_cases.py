@@ -14,7 +14,24 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_gp import ANIL, BOIL, ERM, FOMAML, LIL, MAML, GradientPenalty, IRMv1, LILPretraining, REx
+from lightning_gp import (
+    ANIL,
+    BOIL,
+    ERM,
+    FOMAML,
+    IBIRM,
+    IGA,
+    LIL,
+    MAML,
+    ANDMask,
+    Fish,
+    Fishr,
+    GradientPenalty,
+    GroupDRO,
+    IRMv1,
+    LILPretraining,
+    REx,
+)
 from lightning_gp._lightning import pl
 from lightning_gp.datamodules import ClassImages, ExampleEnvironments, FewShotDataModule, SinusoidDataModule
 from lightning_gp.environments import Environments
@@ -106,6 +123,19 @@ MODULES = {
     "REx": Case(REx, SinusoidMLP, episodes, {**SQUARED, **PENALTY}),
     "REx, shares": Case(REx, classifier, full_batches, {**BINARY, **PENALTY}),
     "REx, shares of mini-batches": Case(REx, classifier, mini_batches, {**BINARY, **PENALTY}),
+    "IGA": Case(IGA, SinusoidMLP, episodes, {**SQUARED, "penalty_weight": 0.1}),
+    "IGA, shares of mini-batches": Case(IGA, classifier, mini_batches, {**BINARY, **PENALTY}),
+    "Fishr": Case(Fishr, SinusoidMLP, episodes, {**SQUARED, "penalty_weight": 0.1}),
+    "Fishr, shares of mini-batches": Case(Fishr, classifier, mini_batches, {**BINARY, **PENALTY, "head": "2"}),
+    "IBIRM": Case(IBIRM, SinusoidMLP, episodes, {**SQUARED, **PENALTY}),
+    "IBIRM, shares of mini-batches": Case(IBIRM, classifier, mini_batches, {**BINARY, **PENALTY, "head": "2"}),
+    "ANDMask": Case(ANDMask, SinusoidMLP, episodes, {**SQUARED, "agreement": 0.7}),
+    "ANDMask, shares of mini-batches": Case(ANDMask, classifier, mini_batches, BINARY),
+    "GroupDRO": Case(GroupDRO, SinusoidMLP, episodes, SQUARED),
+    "GroupDRO, shares of mini-batches": Case(GroupDRO, classifier, mini_batches, BINARY),
+    "Fish, shares of mini-batches": Case(Fish, classifier, mini_batches, {**BINARY, "inner_lr": 0.1}),
+    "MAML, weighted": Case(MAML, SinusoidMLP, episodes, {**RATE, **SQUARED, "weighting": "pcgrad"}),
+    "ERM, weighted shares": Case(ERM, classifier, full_batches, {**BINARY, "weighting": "upgrad"}),
 }
 
 
@@ -124,6 +154,9 @@ VARIANTS = {
     "IRMv1, shares",
     "REx, shares",
     "REx, shares of mini-batches",
+    *(f"{kind}, shares of mini-batches" for kind in ("IGA", "Fishr", "IBIRM", "ANDMask", "GroupDRO", "Fish")),
+    *("IGA", "Fishr", "IBIRM", "ANDMask", "GroupDRO"),
+    *("MAML, weighted", "ERM, weighted shares"),
 }
 """Names that differ from another one in an option: what trains them for seconds is left to ``pytest -m slow``."""
 

@@ -266,8 +266,7 @@ class MAML(EnvironmentModule):
 
     def _check_explicit(self) -> None:
         for name in ("environment_objectives", "environment_terms", "adaptation"):
-            own = next(kind for kind in type(self).__mro__ if name in vars(kind))
-            if own not in (MAML, EnvironmentModule):
+            if getattr(type(self), name) is not getattr(MAML, name):
                 raise ValueError(
                     f"{type(self).__name__} overrides {name}, whose gradient recompute=True and compile=True do not "
                     "know; leave both False, or override inner_loop(), which changes every way to differentiate it."
