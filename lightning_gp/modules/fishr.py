@@ -105,7 +105,7 @@ class Fishr(DispersionModule):
             whole = self.loss(parameters, x, y).detach()
             try:
                 mean = self._gradients(parameters, x, y)[0].mean().detach()
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 raise ValueError(
                     f"Fishr needs the gradient of each example, which {type(self.network).__name__} cannot be computed "
                     f"for ({str(error).splitlines()[0][:120]}). Use IGA, which needs those of environments."
