@@ -199,7 +199,8 @@ def test_fish_goes_another_way_in_every_step(monkeypatch):
     module = build(Fish)
     monkeypatch.setattr(Fish, "global_step", 0)
     first = module.order(5)
-    assert first == module.order(5) and sorted(first) == list(range(5))
+    assert first == module.order(5)
+    assert sorted(first) == list(range(5))
     monkeypatch.setattr(Fish, "global_step", 1)
     assert module.order(5) != first
 
