@@ -5,9 +5,6 @@ from lightning_gp.functional.critical_rate import turning_rate as turning_rate
 from lightning_gp.functional.curvature import hessian_eigenvalues as hessian_eigenvalues
 from lightning_gp.functional.curvature import hessian_vector_product as hessian_vector_product
 from lightning_gp.functional.curvature_by_environment import environment_curvatures as environment_curvatures
-from lightning_gp.functional.environment_gradients import agreeing as agreeing
-from lightning_gp.functional.environment_gradients import differentiable_gradients as differentiable_gradients
-from lightning_gp.functional.environment_gradients import example_gradients as example_gradients
 from lightning_gp.functional.gradients import cosine_similarity as cosine_similarity
 from lightning_gp.functional.gradients import environment_gradients as environment_gradients
 from lightning_gp.functional.gradients import gradient_norm as gradient_norm
@@ -31,10 +28,5 @@ from lightning_gp.functional.third_order import third_order_operators as third_o
 from lightning_gp.functional.update_curvature import LeadingCurvature as LeadingCurvature
 from lightning_gp.functional.update_curvature import UpdateJacobian as UpdateJacobian
 from lightning_gp.functional.update_curvature import leading_curvature as leading_curvature
-from lightning_gp.functional.weightings import gram_matrix as gram_matrix
-from lightning_gp.functional.weightings import group_dro_weights as group_dro_weights
-from lightning_gp.functional.weightings import mgda_weights as mgda_weights
-from lightning_gp.functional.weightings import pcgrad_weights as pcgrad_weights
-from lightning_gp.functional.weightings import upgrad_weights as upgrad_weights
 
 __all__: list[str]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from lightning_gp import checks
-from lightning_gp.functional.environment_gradients import agreeing
+from lightning_gp.functional.agreement import agreeing
 from lightning_gp.modules.aggregation import Aggregate
 from lightning_gp.modules.erm import ERM
 from lightning_gp.types import ModuleOptions, Parameters

@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 
 from lightning_gp.contracts import Dealt
 from lightning_gp.environments import Environments
-from lightning_gp.functional.environment_gradients import example_gradients
+from lightning_gp.functional.agreement import example_gradients
 from lightning_gp.modules.dispersion import DispersionModule
 from lightning_gp.networks.parts import named_submodule
 from lightning_gp.types import ModuleOptions, Parameters

@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from lightning_gp import checks
 from lightning_gp.contracts import CurvatureKind, Dealt, Key, Rate
 from lightning_gp.environments import Environments
-from lightning_gp.functional.environment_gradients import differentiable_gradients
+from lightning_gp.functional.agreement import differentiable_gradients
 from lightning_gp.functional.precomputed import Evaluated, Evaluation
 from lightning_gp.functional.processes import processes, sum_over_processes
 from lightning_gp.modules.base import EnvironmentModule

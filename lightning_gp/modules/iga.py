@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_gp.environments import Environments
-from lightning_gp.functional.environment_gradients import differentiable_gradients
+from lightning_gp.functional.agreement import differentiable_gradients
 from lightning_gp.modules.dispersion import DispersionModule
 from lightning_gp.types import Parameters
 

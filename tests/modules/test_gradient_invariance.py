@@ -98,7 +98,9 @@ def fish(net, examples, order):
         losses.append(loss.detach())
         for value, g in zip(net.parameters(), torch.autograd.grad(loss, list(net.parameters())), strict=True):
             value.data -= 0.3 * g
-    moved = [(before - after.detach()) / (0.3 * len(examples)) for before, after in zip(start, net.parameters())]
+    moved = [
+        (before - after.detach()) / (0.3 * len(examples)) for before, after in zip(start, net.parameters(), strict=True)
+    ]
     return torch.stack(losses).mean(), torch.cat([each.flatten() for each in moved])
 
 

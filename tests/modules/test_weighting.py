@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from lightning_gp import ERM, MAML, Environments, GradientPenalty, IRMv1, REx
 from lightning_gp.callbacks import LearningRateBounds
 from lightning_gp.datamodules import ExampleEnvironments
-from lightning_gp.functional import gram_matrix, mgda_weights, pcgrad_weights, upgrad_weights
-from lightning_gp.functional.weightings import WEIGHTINGS
+from lightning_gp.functional.weightings import WEIGHTINGS, gram_matrix, mgda_weights, pcgrad_weights, upgrad_weights
 from lightning_gp.testing import on_processes
 from tests.modules.test_gradient_invariance import BINARY, batch, gradient, network, pairs
 
