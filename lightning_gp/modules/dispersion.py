@@ -23,7 +23,10 @@ class DispersionModule(InvarianceModule):
     {keys}
     """
 
-    keys = (*InvarianceModule.keys, Key("<stage>/penalty", "[0, ∞)", "of the examples of the whole epoch"))
+    keys = (
+        *InvarianceModule.keys,
+        Key("<stage>/penalty", "[0, ∞)", "of the examples of the whole epoch, for named environments"),
+    )
 
     couples_environments = True
     handles = ("episodes", "shares")
@@ -46,6 +49,8 @@ class DispersionModule(InvarianceModule):
     def summarize(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds ``penalty`` and ``objective``, of the statistic that ``measured`` finds in the means over examples."""
         statistics = self.measured(values)
+        if not self.by_name:  # episodes: which of them meet in a batch is chance, and so would be their variance
+            return values
         penalty = (statistics - statistics.mean(0)).square().reshape(len(statistics), -1).sum(1)
         return {**values, "penalty": penalty, "objective": values["loss"] + self.penalty_weight * penalty}
 

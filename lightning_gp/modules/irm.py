@@ -11,8 +11,9 @@ Sources:
 out of training and validation. Of the metrics of the training environments, ``val/loss`` and ``val/accuracy`` (also the
 worst one's) prefer ERM by construction, because a spurious feature *does* help there; with such a selection IRM has
 been found no better than ERM on colored MNIST [G21]. ``val/objective``, the risk plus the penalty at its full weight,
-is what IRM itself wants small: watch that, on held-out examples of the training environments, or keep the last step. It grows with the penalty weight:
-to choose between weights leave a training environment out (``leave_out`` of the data modules) and watch ``val/loss``.
+is what IRM itself wants small: watch that, on held-out examples of the training environments, or keep the last step. It
+grows with the penalty weight: to choose between weights leave a training environment out (``leave_out`` of the data
+modules) and watch ``val/loss``.
 """
 
 from __future__ import annotations

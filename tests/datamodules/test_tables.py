@@ -65,7 +65,7 @@ def test_a_file_is_the_table(tmp_path):
     path.write_text("hospital,y\na,1\nb\n")
     with pytest.raises(ValueError, match="1 cells in row 2"):
         ExampleEnvironments.from_csv(path, environment="hospital", target="y")
-    with pytest.raises(FileNotFoundError, match="missing.csv"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.csv"):
         ExampleEnvironments.from_csv(tmp_path / "missing.csv", environment="hospital", target="y")
 
 
@@ -86,7 +86,7 @@ WRONG = {
     "does not name the environment of 1 rows": {"environment": "gap", "features": ["age"]},
     r"\['same'\] are constant": {"features": ["same"]},
     "'age' has values that are no class numbers": {"target": "age", "features": ["dose"], "labels": True},
-    "leave_out='a' validates": {"leave_out": "a", "val_fraction": 0.5},
+    "leave_out='a' validates": {"leave_out": "a", "val_fraction": 0.5, "features": ["age"]},
 }
 
 

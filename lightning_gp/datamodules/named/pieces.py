@@ -99,9 +99,7 @@ def left_out(splits: Mapping[str, dict[str, Examples]], name: str) -> Examples:
         raise ValueError(f"leave_out={name!r} is the only training environment; nothing would be left to train on.")
     if "val" in splits:
         given = sorted(splits["val"])
-        raise ValueError(
-            f"leave_out={name!r}, but there are validation environments {given} already: give one of both."
-        )
+        raise ValueError(f"leave_out={name!r}, but there are validation environments {given} already; give one.")
     return train.pop(name)
 
 
