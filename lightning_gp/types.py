@@ -28,6 +28,9 @@ InnerOptimizer: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
 """Builds the optimizer of the inner loop from a list of tensors."""
 OptimizerCallable: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 LRSchedulerCallable: TypeAlias = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+Weighting: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""``weighting(losses, gram)``: weights (E,) from losses (E,) and the Gram matrix (E, E) of their gradients."""
+WeightingName: TypeAlias = Literal["mean", "group_dro", "mgda", "pcgrad", "upgrad"]
 ParameterChoice: TypeAlias = str | Sequence[str] | Callable[[str], bool]
 """``"all"``, ``"head"``, ``"body"``, a list of name prefixes, or a predicate on names."""
 Direction: TypeAlias = Literal["descent", "ascent"]
@@ -77,12 +80,15 @@ class ModuleOptions(TypedDict, total=False):
         optimizer: builds the (outer) optimizer from the parameters.
         lr_scheduler: builds a learning-rate scheduler from the optimizer, or None.
         vectorize: how many environments to compute at once: ``"auto"``, True, False or a number.
+        weighting: of the environments: ``"mean"``, ``"group_dro"``, ``"mgda"``, ``"pcgrad"``, ``"upgrad"``, or a
+            function of their losses and of the Gram matrix of their gradients.
     """
 
     criterion: Criterion
     optimizer: OptimizerCallable
     lr_scheduler: SchedulerConfig | LRSchedulerCallable | None
     vectorize: bool | int | Literal["auto"]
+    weighting: WeightingName | Weighting
 
 
 class InnerLoopOptions(ModuleOptions, total=False):

@@ -19,9 +19,15 @@ from lightning_gp import (
     BOIL,
     ERM,
     FOMAML,
+    IBIRM,
+    IGA,
     LIL,
     MAML,
+    ANDMask,
+    Fish,
+    Fishr,
     GradientPenalty,
+    GroupDRO,
     ImplicitMAML,
     IRMv1,
     LILPretraining,
@@ -136,6 +142,19 @@ MODULES = {
     "REx": Case(REx, SinusoidMLP, episodes, {**SQUARED, **PENALTY}),
     "REx, shares": Case(REx, classifier, full_batches, {**BINARY, **PENALTY}),
     "REx, shares of mini-batches": Case(REx, classifier, mini_batches, {**BINARY, **PENALTY}),
+    "IGA": Case(IGA, SinusoidMLP, episodes, {**SQUARED, "penalty_weight": 0.1}),
+    "IGA, shares of mini-batches": Case(IGA, classifier, mini_batches, {**BINARY, **PENALTY}),
+    "Fishr": Case(Fishr, SinusoidMLP, episodes, {**SQUARED, "penalty_weight": 0.1}),
+    "Fishr, shares of mini-batches": Case(Fishr, classifier, mini_batches, {**BINARY, **PENALTY, "head": "2"}),
+    "IBIRM": Case(IBIRM, SinusoidMLP, episodes, {**SQUARED, **PENALTY}),
+    "IBIRM, shares of mini-batches": Case(IBIRM, classifier, mini_batches, {**BINARY, **PENALTY, "head": "2"}),
+    "ANDMask": Case(ANDMask, SinusoidMLP, episodes, {**SQUARED, "agreement": 0.7}),
+    "ANDMask, shares of mini-batches": Case(ANDMask, classifier, mini_batches, BINARY),
+    "GroupDRO": Case(GroupDRO, SinusoidMLP, episodes, SQUARED),
+    "GroupDRO, shares of mini-batches": Case(GroupDRO, classifier, mini_batches, BINARY),
+    "Fish, shares of mini-batches": Case(Fish, classifier, mini_batches, {**BINARY, "inner_lr": 0.1}),
+    "MAML, weighted": Case(MAML, SinusoidMLP, episodes, {**RATE, **SQUARED, "weighting": "pcgrad"}),
+    "ERM, weighted shares": Case(ERM, classifier, full_batches, {**BINARY, "weighting": "upgrad"}),
 }
 
 
@@ -158,6 +177,9 @@ VARIANTS = {
     "IRMv1, shares",
     "REx, shares",
     "REx, shares of mini-batches",
+    *(f"{kind}, shares of mini-batches" for kind in ("IGA", "Fishr", "IBIRM", "ANDMask", "GroupDRO", "Fish")),
+    *("IGA", "Fishr", "IBIRM", "ANDMask", "GroupDRO"),
+    *("MAML, weighted", "ERM, weighted shares"),
 }
 """Names that differ from another one in an option: what trains them for seconds is left to ``pytest -m slow``."""
 

@@ -116,8 +116,7 @@ class WrittenOut(EnvironmentModule):
             ValueError: if a subclass of it changed the objective, or the inner loop is not plain.
         """
         for name in ("environment_objectives", "environment_terms", "adaptation"):
-            own = next(kind for kind in type(self).__mro__ if name in vars(kind))
-            if own not in (known, EnvironmentModule):
+            if getattr(type(self), name) is not getattr(known, name):
                 raise ValueError(
                     f"{type(self).__name__} overrides {name}, whose gradient recompute=True and compile=True do not "
                     "know; leave both False, or override inner_loop(), which changes every way to differentiate it."

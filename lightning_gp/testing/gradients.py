@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
 from lightning_gp.contracts import Adapts, InnerLoop
 from lightning_gp.environments import Environments, count_of
+from lightning_gp.functional.held_constant import recorded
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.testing.promises import InapplicableError
 from lightning_gp.types import Rates
@@ -118,3 +120,25 @@ def _descended(loop: InnerLoop, step: int, theta: dict[str, Tensor], x: Tensor, 
 def _rate(rates: Rates, name: str) -> float | Tensor:
     rate = rates[name] if isinstance(rates, Mapping) else rates
     return rate.detach() if isinstance(rate, Tensor) else rate
+
+
+def holds_constant(module: EnvironmentModule, batch: Sequence[Environments]) -> bool:
+    """Whether the update is no gradient, because a part of the objective is held constant in it."""
+    with recorded() as recording, torch.enable_grad(), suppress(ValueError):
+        module.environment_objectives(module.network_parameters(), batch[0])
+    return recording.used or module.aggregates
+
+
+def update_of(module: EnvironmentModule, batch: Sequence[Environments]) -> dict[str, Tensor]:
+    """The gradient of the mean of ``environment_objectives``, which callbacks and maps differentiate.
+
+    Raises:
+        InapplicableError: if environments of unequal size are coupled.
+    """
+    if len(batch) > 1:
+        raise InapplicableError("environments of unequal size are coupled, so that the objective of one means nothing")
+    parameters = {name: value for name, value in module.network_parameters().items() if value.requires_grad}
+    with torch.enable_grad():
+        value = module.environment_objectives(module.network_parameters(), batch[0]).mean()
+    found = torch.autograd.grad(value, list(parameters.values()), materialize_grads=True)
+    return {f"network.{name}": gradient for name, gradient in zip(parameters, found, strict=True)}

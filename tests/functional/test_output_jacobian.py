@@ -23,7 +23,8 @@ from lightning_gp.functional import (
 def problem():
     """A network with batch norm, whose outputs depend on all examples; its body alone is adapted."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6, track_running_stats=False), nn.Tanh(), nn.Linear(6, 4)).double()
+    norm = nn.BatchNorm1d(6, track_running_stats=False)
+    network = nn.Sequential(nn.Linear(3, 6), norm, nn.Tanh(), nn.Linear(6, 4)).double()
 
     def predict(parameters, x):
         return functional_call(network, parameters, (x,))
@@ -33,9 +34,8 @@ def problem():
 
     support = torch.randn(3, 5, 3, dtype=torch.float64), torch.randint(4, (3, 5))
     adapted = ["0.weight", "0.bias", "1.weight"]
-    path = adapt(
-        loss, dict(network.named_parameters()), support, 0.7, 3, adapted=adapted, final_gradient=True, create_graph=False
-    )  # fmt: skip
+    options = {"adapted": adapted, "final_gradient": True, "create_graph": False}
+    path = adapt(loss, dict(network.named_parameters()), support, 0.7, 3, **options)
     return predict, loss, support, path
 
 

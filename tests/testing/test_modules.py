@@ -30,6 +30,7 @@ PROMISES = {
 SKIPPED = {
     "LILPretraining": {"shapes"},  # classes
     "REx, shares": {"terms"},  # coupled, of unequal size
+    "ERM, weighted shares": {"terms", "gradient"},  # the same, and weights are held constant
 }
 ELSEWHERE = {
     "LILPretraining": {"callbacks", "processes"},  # ten seconds, and in tests/modules/test_distributed.py as well
