@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
 from sphinx.ext import autosummary
 
@@ -19,10 +20,10 @@ author = "The lightning-gp developers"
 version = release = lightning_gp.__version__
 
 extensions = [
+    "mathml",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
@@ -30,6 +31,9 @@ exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = "lightning-gp"
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_copy_source = False
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]

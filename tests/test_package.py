@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,8 @@ def test_imports_point_one_way():
         cwd=lightning_gp.__path__[0] + "/..",
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_package_page_has_nothing_that_only_a_clone_has():
+    page = (Path(__file__).parents[1] / "PACKAGE.md").read_text()
+    assert "](" not in page.replace("](http", "")

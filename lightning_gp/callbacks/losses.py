@@ -129,7 +129,10 @@ class EnvironmentLoss(ModuleLoss[Environments]):
     def pieces(self, batch: EnvironmentBatch, index: int = 0) -> list[Environments]:  # type: ignore[override]
         """Chunks of environments, cut as training cuts them where the module knows how; coupled ones are not cut."""
         batches = as_batches(batch)
-        return batches if self.objective is None or self.couples_environments else self.objective.pieces(batches)
+        if self.objective is None:
+            return batches
+        pieces = self.objective.pieces(batches)  # which also finds out how many environments vmap can take
+        return batches if self.couples_environments else pieces
 
     @property
     def couples_environments(self) -> bool:

@@ -1,4 +1,4 @@
-"""Networks that are chains of layers known to treat each example on its own, found by the exact types of their parts."""
+"""Networks that are chains of layers known to treat each example on its own, found by the exact types of parts."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lightning_gp.functional.krylov import LanczosBasis, Product, Which
 
-ROWS = 4
-"""Fewest vectors of the second search."""
+ROWS = 3
+"""Fewest vectors of the second search: as many as the default basis of a large model has beside the pairs."""
 
 
 class Pairs(NamedTuple):
@@ -106,11 +106,12 @@ def _deflated(known: Search, vectors: Tensor, storage: Tensor, seed: int) -> Lan
         return vector.addmv(vectors.T, vectors @ vector, alpha=-1)
 
     generator = torch.Generator(vectors.device).manual_seed(seed)
+    # In place: each vector is as long as the parameters.
     start = torch.randn(vectors.shape[1], dtype=vectors.dtype, device=vectors.device, generator=generator)
+    for _ in range(2):
+        start.addmv_(vectors.T, vectors @ start, alpha=-1)
     product = known.product
-    state = LanczosBasis(
-        lambda vector: cleared(product(vector)), cleared(cleared(start)), len(storage), known.which, seed, 1.0, storage
-    )
+    state = LanczosBasis(lambda vector: cleared(product(vector)), start, len(storage), known.which, seed, 1.0, storage)
     state.scale = known.scale  # what is rounding is measured by the whole operator
     return state
 

@@ -128,6 +128,10 @@ class LanczosBasis:
         order = self._key(values).argsort(descending=True)
         return values[order], vectors[:, order], order >= first
 
+    def forget_direction(self) -> None:
+        """Give back the memory of the next direction, as long as the parameters: nothing will be appended."""
+        del self.direction
+
     def settled(self, k: int, tol: float) -> bool:
         """Whether the k leading pairs are as good as asked and the guard pair is on its way."""
         if not self.finite or self.length == 0.0 or self.count <= k:

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_gp.functional.adaptation import rate_of
 from lightning_gp.functional.chains import Chain
+from lightning_gp.functional.gradient_steps import rate_of
 from lightning_gp.functional.held_constant import constant, recording_constants
 from lightning_gp.types import Examples, Parameters, Rates
 
@@ -111,7 +111,7 @@ def adapted_losses(
 
 
 def _forward(layers: Sequence[Layer], x: Tensor) -> Tensor:
-    """x (E, K, *feature) through the layers."""
+    """X (E, K, *feature) through the layers."""
     for layer in layers:
         x = layer(x)
     return x
@@ -224,7 +224,9 @@ class _Stacked(_Adaptable):
     def move(self, rows: Tensor, change: Tensor) -> None:
         left, right = (rows, change) if self.upright else (change, rows)
         if self.rate is not None:
-            before = self.own if self.steps else (self.weight.mT if self.upright else self.weight).expand(len(rows), -1, -1)
+            before = (
+                self.own if self.steps else (self.weight.mT if self.upright else self.weight).expand(len(rows), -1, -1)
+            )
             if isinstance(self.rate, Tensor):
                 rate = self.rate.mT if self.upright and self.rate.ndim else self.rate
                 self.own = before + rate * torch.bmm(left.mT, right)

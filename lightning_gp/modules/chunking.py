@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -80,8 +80,9 @@ def chunk_size(
 ) -> int:
     """Environments per chunk.
 
-    Whether ``vmap`` can run the network is tried on two environments: forwards, backwards, and against the losses one
-    by one. Under ``"auto"`` a network that it cannot run is computed one environment at a time, which is said once.
+    Whether ``vmap`` can run the network is tried on two environments: losses, objectives and their gradients against
+    those one by one. Under ``"auto"`` a network that it cannot run is computed one environment at a time, which is said
+    once.
 
     Args:
         vectorize: the user's choice.
@@ -135,28 +136,60 @@ def why_not_vectorised(
     """What goes wrong with two environments at once that goes well with each of them; None if nothing does."""
     two = next(environments.chunks(2))
     device = two.support[0].device
+    before = torch.get_rng_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.enable_grad():
         try:
-            value = objective(two).sum()
-            if value.requires_grad and inputs:
-                torch.autograd.grad(value, list(inputs), allow_unused=True)
-            before = torch.get_rng_state()
-            together = losses(two).detach()
+            together = _values_and_gradients(two, objective, losses, inputs)
         except Exception as error:
             for one in two.chunks(1):
                 objective(one)  # what is wrong with a single environment as well is raised here
             return (str(error).splitlines() or [""])[0][:120] or type(error).__name__
         if device.type != "cpu" or not torch.equal(before, torch.get_rng_state()):
             return None  # random numbers: the two ways need not agree
-        apart = [losses(one).detach() for one in two.chunks(1)]
-    if together.shape != (2,):
+        apart = [_values_and_gradients(one, objective, losses, inputs) for one in two.chunks(1)]
+    if together.losses.shape != (2,):
         raise ValueError(
-            f"environment_losses returned shape {tuple(together.shape)} for 2 environments; it must return one loss "
-            "per environment: take the mean over examples, not over environments."
+            f"environment_losses returned shape {tuple(together.losses.shape)} for 2 environments; it must return one "
+            "loss per environment: take the mean over examples, not over environments."
         )
-    tolerance = 10 * torch.finfo(together.dtype).eps ** 0.5
-    same = torch.allclose(together, torch.cat(apart), rtol=tolerance, atol=tolerance, equal_nan=True)
-    return None if same else "it gives other numbers under vmap"
+    kind = device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else together.losses.dtype
+    tolerance = 10 * torch.finfo(dtype).eps ** 0.5
+    pairs = [
+        (getattr(together, name), torch.cat([getattr(one, name) for one in apart])) for name in ("losses", "values")
+    ]
+    if not all(torch.allclose(left, right, rtol=tolerance, atol=tolerance, equal_nan=True) for left, right in pairs):
+        return "it gives other numbers under vmap"
+    gradients = [sum(each) for each in zip(*(one.gradients for one in apart), strict=True)]
+    if not _agree(together.gradients, gradients, tolerance):
+        return "it gives other gradients under vmap"
+    return None
+
+
+class _Tried(NamedTuple):
+    losses: Tensor
+    values: Tensor
+    gradients: list[Tensor]
+
+
+def _values_and_gradients(
+    environments: Environments, objective: Objective, losses: Objective, inputs: Sequence[Tensor]
+) -> _Tried:
+    values, gradients = objective(environments), [torch.zeros_like(each) for each in inputs]
+    if values.requires_grad and inputs:
+        found = torch.autograd.grad(values.sum(), list(inputs), materialize_grads=True)
+        gradients = [each.to_dense() if each.is_sparse else each for each in found]
+    return _Tried(losses(environments).detach(), values.detach(), gradients)
+
+
+def _agree(left: Sequence[Tensor], right: Sequence[Tensor], tolerance: float) -> bool:
+    """Whether gradients are the same up to rounding: each tensor by itself, however small its share of the whole."""
+    norms = torch.stack([each.norm() for each in right]) if right else torch.zeros(1)
+    floor = 1e-3 * norms.norm()
+    return all(
+        bool((a - b).norm() <= tolerance * norm.maximum(floor)) or not bool(norm.isfinite())
+        for a, b, norm in zip(left, right, norms, strict=True)
+    )
 
 
 def stored_bytes(function: Callable[[], Tensor], device: torch.device) -> int:

@@ -13,6 +13,7 @@ from lightning_gp.environments import EnvironmentBatch, Environments
 from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.modules.accuracy import accuracy
+from lightning_gp.modules.hooks import always
 from lightning_gp.modules.statistics import EpisodeInterval, EpisodeMean
 from lightning_gp.types import Criterion, Examples, Parameters
 
@@ -108,11 +109,15 @@ class Evaluation(LightningModule):
             outputs = [of(environments.map(torch.clone)) for environments in self.checked(batch)]
         return outputs[0] if isinstance(batch, Environments) else outputs
 
+    @always
     def on_validation_epoch_start(self) -> None:
         """Forgets the last evaluation."""
         self.statistics.clear()
 
-    on_test_epoch_start = on_validation_epoch_start
+    @always
+    def on_test_epoch_start(self) -> None:
+        """Forgets the last evaluation."""
+        self.statistics.clear()
 
     def _evaluate_batch(self, batch: EnvironmentBatch, stage: str, loader: int) -> None:
         # `trainer.test` runs in inference mode and hands over inference tensors; gradients need a copy outside of it.

@@ -15,7 +15,6 @@ from typing_extensions import Unpack
 from lightning_gp import checks
 from lightning_gp.contracts import Dealt, Key, Rate
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of
-from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.processes import processes
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.named import NamedEnvironmentModule
@@ -96,8 +95,7 @@ class InvarianceModule(NamedEnvironmentModule):
     def logits(self, parameters: Parameters, environments: Environments) -> tuple[Tensor, Tensor]:
         """Logits (E, K, ...) and targets (E, K, ...)."""
         x, y = self.trained_examples(environments)
-        logits: Tensor = over_environments(self.predict, {}, parameters, x)
-        return logits, y
+        return self.unadapted(self.predict, parameters, x), y
 
     def terms(self, parameters: Parameters, risks: Tensor, penalties: Tensor) -> dict[str, Tensor]:
         """The terms from risks and penalties, each (E,)."""

@@ -23,6 +23,7 @@ from lightning_gp.functional.adaptation import Trajectory, over_environments
 from lightning_gp.functional.inner_loop import run
 from lightning_gp.functional.linearity import output_divergence, stretched
 from lightning_gp.modules.collapse import output_variance, prototype_accuracy
+from lightning_gp.modules.hooks import always
 from lightning_gp.modules.inner_rates import InnerLR
 from lightning_gp.modules.lil import REGRESSION, REGRESSION_MODULES
 from lightning_gp.modules.maml import MAML
@@ -108,6 +109,8 @@ class LILPretraining(MAML):
             raise ValueError(
                 "learn_inner_lr=True has no effect on the phase loss; learn the rates with MAML afterwards."
             )
+        if self.multi_step_loss:
+            raise ValueError("multi_step_loss has no effect on the phase loss; leave it 0.")
         if self.criterion in REGRESSION or isinstance(self.criterion, REGRESSION_MODULES):
             name = getattr(self.criterion, "__name__", type(self.criterion).__name__)
             raise ValueError(
@@ -181,6 +184,7 @@ class LILPretraining(MAML):
         support = features(x).flatten(1), y
         return prototype_accuracy(support, (features(query_x).flatten(1), query_y), self.classes)
 
+    @always
     def on_validation_epoch_end(self) -> None:
         """Logs the means over episodes, and says so if the network has collapsed."""
         super().on_validation_epoch_end()
@@ -203,11 +207,13 @@ class LILPretraining(MAML):
         assert isinstance(statistic, EpisodeMean)
         return float(statistic.compute())
 
+    @always
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps whether the probe was ever above chance, so that a resumed run notices a collapse as well."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["probe_worked"] = self._probe_worked
 
+    @always
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See ``on_save_checkpoint``."""
         super().on_load_checkpoint(checkpoint)

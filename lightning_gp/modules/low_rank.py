@@ -21,7 +21,7 @@ from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.chains import Chain, chain_of
 from lightning_gp.functional.inner_loop import run
 from lightning_gp.functional.low_rank import adapted_losses
-from lightning_gp.modules.base import EnvironmentModule
+from lightning_gp.modules.objective import EnvironmentObjective
 from lightning_gp.modules.outputs import ELEMENTWISE, check_shapes
 from lightning_gp.types import Criterion, Parameters, Rates
 
@@ -60,7 +60,7 @@ def _computed(
         environments.support,
         environments.split("query"),
         lambda outputs, y: losses_of(module.criterion, outputs, y),
-        loop.rates,
+        loop.signed_rates,
         loop.steps,
         first_order=loop.first_order,
         adapted=loop.adapted,
@@ -89,6 +89,9 @@ def _chain(module: MAML, loop: InnerLoop, parameters: Parameters, environments: 
     """The network as a chain, if the loop is the module's own and nothing about it is special."""
     special = (
         loop.optimizer is not None
+        or loop.normalize
+        or loop.proximal
+        or isinstance(loop.rates, tuple)
         or loop.loss != module.loss
         or not _own_methods(module)
         or not all(map(_plain, parameters.values()))
@@ -107,7 +110,12 @@ def _own_methods(module: MAML) -> bool:
     """Whether what the low-rank form takes the place of is what this package made it."""
     from lightning_gp.modules.maml import MAML
 
-    kinds = {"predict": EnvironmentModule, "loss": EnvironmentModule, "risk": EnvironmentModule, "adaptation": MAML}
+    kinds = {
+        "predict": EnvironmentObjective,
+        "loss": EnvironmentObjective,
+        "risk": EnvironmentObjective,
+        "adaptation": MAML,
+    }
     return all(getattr(getattr(module, name), "__func__", None) is vars(kind)[name] for name, kind in kinds.items())
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, default_collate
 
-from lightning_gp._lightning import Trainer
 from lightning_gp.contracts import Classifies
 from lightning_gp.environments import Environments
+from lightning_gp.modules.collation import check_collation, loaders_of
 from lightning_gp.types import Criterion, Parameters
+
+FIRST_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Trainable(Protocol):
@@ -77,19 +78,27 @@ def try_out(module: Trainable, environments: Environments, own_loss: bool, ways:
 
     Raises:
         TypeError: if the network gives no tensor.
-        ValueError: if the loss is no scalar, does not depend on the outputs, or the outputs do not fit the targets; if
-            a buffer of the network changes.
+        ValueError: if inputs and parameters are of two precisions, the loss is no scalar or does not depend on the
+            outputs, or these do not fit the targets; if a buffer or a parameter of the network changes.
     """
     drew = False
     parameters = {name: value.detach().requires_grad_() for name, value in module.network_parameters().items()}
     for x, y in (split for split in environments if split is not None):
         device = [x.device] if x.is_cuda else []
         buffers = {name: buffer.clone() for name, buffer in module.network.named_buffers()}
+        weights = {name: value.detach().clone() for name, value in module.network.named_parameters()}
         with torch.random.fork_rng(devices=device), torch.inference_mode(False), torch.enable_grad():
             try:
                 drew |= _check_loss(module, parameters, x[0].clone(), y[0].clone(), own_loss, ways)
             finally:
-                changed = _put_back(module.network, buffers)
+                changed = _put_back(module.network.named_buffers(), buffers)
+                written = _put_back(module.network.named_parameters(), weights)
+        if written:
+            raise ValueError(
+                f"{type(module.network).__name__} changes its parameters {', '.join(written)} when it runs, in place: "
+                "all environments share them, and the inner loop would not see it. Compute what it needs from them "
+                "instead (as torch.nn.functional.normalize(weight) does)."
+            )
         if changed:
             raise ValueError(
                 f"{type(module.network).__name__} changes its buffers {', '.join(changed)} when it runs (running "
@@ -104,24 +113,32 @@ def _random_state(device: torch.device) -> list[Tensor]:
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
-def _put_back(network: nn.Module, buffers: dict[str, Tensor]) -> list[str]:
-    """Restores the buffers, and names those that had changed."""
+def _put_back(present: Iterable[tuple[str, Tensor]], before: Mapping[str, Tensor]) -> list[str]:
+    """Restores tensors, and names those that had changed."""
     changed = []
     with torch.no_grad():
-        for name, buffer in network.named_buffers():
-            before = buffers.get(name)
-            if before is None or before.shape != buffer.shape or not torch.equal(before, buffer):
+        for name, value in present:
+            former = before.get(name)
+            if former is None or former.shape != value.shape or not _equal(former, value):
                 changed.append(name)
-                if before is not None and before.shape == buffer.shape:
-                    buffer.copy_(before)
+                if former is not None and former.shape == value.shape:
+                    value.copy_(former)
     return changed
+
+
+def _equal(left: Tensor, right: Tensor) -> bool:
+    return torch.equal(left, right) or (left.is_floating_point() and torch.allclose(left, right, 0, 0, equal_nan=True))
 
 
 def _check_loss(
     module: Trainable, parameters: Parameters, x: Tensor, y: Tensor, own_loss: bool, ways: int | None
 ) -> bool:
     before = _random_state(x.device)
-    with torch.no_grad():  # a graph would be kept in memory beside that of the loss
+    with (
+        torch.no_grad(),
+        _naming_shapes(module, x),
+        _naming_precisions(x, parameters),
+    ):  # a graph would be kept beside that of the loss
         outputs = module.predict(parameters, x)
     if not own_loss:
         check_classes(outputs, y, module.criterion, ways)
@@ -149,6 +166,42 @@ def _check_loss(
             "one output per class."
         )
     return drew
+
+
+@contextmanager
+def _naming_precisions(x: Tensor, parameters: Parameters) -> Iterator[None]:
+    """Says so where a network fails on inputs of another precision than its own, as numpy's float64 is."""
+    try:
+        yield
+    except RuntimeError as error:
+        kinds = {value.dtype for value in parameters.values() if value.is_floating_point()}
+        if not x.is_floating_point() or x.dtype in kinds or torch.is_autocast_enabled(x.device.type):
+            raise
+        raise ValueError(
+            f"The inputs are of {x.dtype}, the network's parameters of {', '.join(map(str, sorted(kinds, key=str)))}. "
+            "Make them the same: x.float() for the data (numpy's default is float64), network.double(), or "
+            "Trainer(precision='64-true')."
+        ) from error
+
+
+@contextmanager
+def _naming_shapes(module: Trainable, x: Tensor) -> Iterator[None]:
+    """Says what network and data want of each other where the first layer cannot take the inputs."""
+    try:
+        yield
+    except RuntimeError as error:
+        layers = (each for each in module.network.modules() if isinstance(each, FIRST_LAYERS))
+        first = next(layers, None)
+        channels = getattr(first, "in_channels", None) or getattr(first, "in_features", None)
+        if first is None or ("shape" not in str(error) and "channels" not in str(error) and "size" not in str(error)):
+            raise
+        raise ValueError(
+            f"{type(module.network).__name__} cannot take the data: an example has shape {tuple(x.shape[1:])}"
+            f"{' (channels, height, width)' if x.ndim == 4 else ''}, and the network's first layer takes {channels} "
+            f"{'channels' if hasattr(first, 'in_channels') else 'features'} ({first}). Build the network for the data "
+            "(for example Conv4(in_channels=3, image_size=84)), or change the data (colour, image_size). torch says: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
 
 
 def _shaken(parameters: Parameters) -> Parameters:
@@ -191,50 +244,6 @@ def check_classes(outputs: Tensor, targets: Tensor, criterion: Any, ways: int | 
             f"{ways if ways is not None else largest + 1} outputs (for example Conv4(ways=...)), or change the "
             "data module's `ways`."
         )
-
-
-def check_collation(module: Trainable, environments: Environments, loaders: Sequence[Any]) -> None:
-    """Refuses batches of environments that a DataLoader has put together once more, under one more axis.
-
-    A data set of whole batches needs ``DataLoader(..., batch_size=None)``; its default of 1 makes of E environments the
-    examples of a single one. It shows in that the network treats the axis behind that of the examples as examples, too.
-
-    Raises:
-        ValueError: naming the shape and the remedy.
-    """
-    x, y = environments.support
-    sizes = [
-        loader.batch_size
-        for loader in loaders
-        if isinstance(loader, DataLoader) and loader.batch_size is not None and loader.collate_fn is default_collate
-    ]
-    if not sizes or x.ndim < 4 or y.ndim < 3 or x.shape[2] != y.shape[2]:
-        return
-    with torch.no_grad(), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        try:
-            parameters = module.network_parameters()
-            whole = module.predict(parameters, x[0])
-            part = module.predict(parameters, x[0][:, :1])
-        except (RuntimeError, ValueError, IndexError):
-            return  # what the network cannot compute, it refuses by itself
-    if whole.ndim > 2 and torch.allclose(whole[:, :1], part, rtol=1e-4, atol=1e-6):
-        raise ValueError(
-            f"The DataLoader has put whole batches of environments together (batch_size={sizes[0]}): x has "
-            f"shape {tuple(x.shape)}, and its {x.shape[1]} environments would be taken for the examples of one. Give "
-            "DataLoader(..., batch_size=None), which leaves items as they are; for items that are single environments "
-            "of examples with several axes, give collate_fn=lightning_gp.environments.stack."
-        )
-
-
-def loaders_of(trainer: Trainer) -> list[Any]:
-    """The data loaders of the stage that a trainer is in."""
-    stages = (
-        (trainer.training, trainer.train_dataloader),
-        (trainer.validating or trainer.sanity_checking, trainer.val_dataloaders),
-        (trainer.testing, trainer.test_dataloaders),
-        (trainer.predicting, trainer.predict_dataloaders),
-    )
-    return [loader for active, loaders in stages if active for loader in pytree.tree_leaves(loaders)]
 
 
 def _name(function: Any) -> str:

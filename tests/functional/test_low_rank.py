@@ -93,7 +93,9 @@ def derivatives(losses, leaves):
     """Losses, the gradient of their weighted sum, and a product with its Hessian."""
     weights = torch.linspace(1, 2, len(losses), dtype=torch.float64)
     gradients = torch.autograd.grad((weights * losses).sum(), leaves, create_graph=True, materialize_grads=True)
-    product = sum((gradient * torch.cos(torch.arange(gradient.numel())).view_as(gradient)).sum() for gradient in gradients)
+    product = sum(
+        (gradient * torch.cos(torch.arange(gradient.numel())).view_as(gradient)).sum() for gradient in gradients
+    )
     second = torch.autograd.grad(product, leaves, materialize_grads=True)
     return losses, torch.cat([each.flatten() for each in gradients]), torch.cat([each.flatten() for each in second])
 
@@ -124,7 +126,9 @@ def test_options(name, network, form):
 
 
 def test_examples_of_several_rows(form):
-    network = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4), nn.Linear(4, 2), nn.Flatten(), nn.Linear(10, 2))
+    network = nn.Sequential(
+        nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4), nn.Linear(4, 2), nn.Flatten(), nn.Linear(10, 2)
+    )
     assert_same(network, {"steps": 2}, shape=(3, 4, 5, 3))
 
 

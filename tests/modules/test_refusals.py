@@ -68,6 +68,25 @@ def fit(module, environments, **options):
     run.fit(module, torch.utils.data.DataLoader([environments], batch_size=None))
 
 
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.DataParallel(nn.Linear(1, 1)), "network is a DataParallel.*give the network that is inside"),
+        (torch.jit.script(nn.Linear(1, 1)), "network is a RecursiveScriptModule"),
+        (nn.Sequential(nn.LazyLinear(2), nn.Linear(2, 1)), "shape of 0.weight, 0.bias yet.*call it once"),
+    ],
+)
+def test_networks_that_cannot_take_other_parameters(network, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        MAML(network)
+
+
+def test_inputs_of_another_precision_are_named():
+    x = torch.zeros(2, 3, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"inputs are of torch.float64.*torch.float32.*x.float\(\)"):
+        MAML(nn.Linear(1, 1), criterion=F.mse_loss).training_loss(Environments((x, x), (x, x)))
+
+
 @pytest.mark.parametrize("ways", [2, 1])
 def test_a_network_with_too_few_outputs_is_refused_before_the_first_step(ways):
     network = Conv4(ways=ways, channels=4, image_size=16).double()

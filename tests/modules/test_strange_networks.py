@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, spectral_norm
 from torch.utils.data import DataLoader
 
-from lightning_gp import ANIL, ERM, FOMAML, LIL, MAML, Environments, GradientPenalty, IRMv1
+from lightning_gp import ANIL, ERM, FOMAML, LIL, MAML, Environments, GradientPenalty, IRMv1, REx
 from lightning_gp._lightning import pl
 from tests.cases import flat
 
@@ -126,6 +126,30 @@ class LowRank(nn.Module):
         return self.head((self.base(z) + self.up(self.down(z))).tanh())
 
 
+class Words(nn.Module):
+    """An embedding of whole numbers, 0 the padding where it is named."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.table, self.head = nn.Embedding(6, 4, **options), nn.Linear(80, CLASSES)
+
+    def forward(self, x):
+        words = x.flatten(1).abs().mul(2).long().clamp(max=5)
+        return self.head(self.table(words).tanh().flatten(1))
+
+
+class Normalising(nn.Module):
+    """Prototypes that the forward pass brings to length 1, in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(20, CLASSES)
+
+    def forward(self, x):
+        self.layer.weight.data.div_(self.layer.weight.data.norm(dim=1, keepdim=True))
+        return self.layer(x.flatten(1))
+
+
 def tied():
     network = nn.Sequential(nn.Flatten(), nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 20), nn.Linear(20, CLASSES))
     network[3].weight = network[1].weight
@@ -144,6 +168,11 @@ NETWORKS = {
     "dict with logits": WithLogits,
     "low rank": LowRank,
     "tied weights": tied,
+    "embedding": Words,
+    "embedding with padding": lambda: Words(padding_idx=0),
+    "embedding with padding at the end": lambda: Words(padding_idx=-1),
+    "embedding by frequency": lambda: Words(scale_grad_by_freq=True),
+    "sparse embedding": lambda: Words(sparse=True),
     "group norm": lambda: nn.Sequential(nn.Conv1d(4, 6, 3), nn.GroupNorm(2, 6), nn.Flatten(), nn.Linear(18, CLASSES)),
     "weight norm": lambda: nn.Sequential(nn.Flatten(), parametrizations.weight_norm(nn.Linear(20, CLASSES))),
     "instance norm": lambda: nn.Sequential(nn.InstanceNorm1d(4), nn.Flatten(), nn.Linear(20, CLASSES)),
@@ -163,7 +192,7 @@ def batch(seed=0):
 
 def make(network, kind=MAML, **options):
     torch.manual_seed(1)
-    rate = {} if kind in (ERM, IRMv1, GradientPenalty) else {"inner_lr": 0.3}
+    rate = {} if kind in (ERM, IRMv1, REx, GradientPenalty) else {"inner_lr": 0.3}
     return kind(NETWORKS[network]().double(), **rate, **options)
 
 
@@ -189,7 +218,8 @@ def by_hand(module, environments, first_order):
             )
             adapted = {n: p - 0.3 * g for (n, p), g in zip(trained.items(), gradients, strict=True)}
             total = total + loss({**frozen, **adapted}, xq, yq) / 3
-        return total, torch.autograd.grad(total, list(trained.values()), materialize_grads=True)
+        gradients = torch.autograd.grad(total, list(trained.values()), materialize_grads=True)
+        return total, [gradient.to_dense() for gradient in gradients]
 
 
 @pytest.mark.parametrize("kind", [MAML, FOMAML])
@@ -206,7 +236,7 @@ def test_the_gradient_is_that_of_a_loop_by_hand(network, kind):
     torch.testing.assert_close(flat(found), flat(gradients), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", [MAML, FOMAML, ANIL, LIL, ERM, IRMv1, GradientPenalty])
+@pytest.mark.parametrize("kind", [MAML, FOMAML, ANIL, LIL, ERM, IRMv1, REx, GradientPenalty])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_it_trains_validates_tests_and_predicts(network, kind):
     if kind is ANIL and "head" not in dict(NETWORKS[network]().named_children()):
@@ -285,17 +315,19 @@ STATEFUL = {
     "parametrised spectral norm": lambda: nn.Sequential(
         nn.Flatten(), parametrizations.spectral_norm(nn.Linear(20, CLASSES))
     ),
+    "embedding of bounded length": lambda: Words(max_norm=0.1),
+    "prototypes": Normalising,
 }
 
 
 @pytest.mark.parametrize("vectorize", ["auto", True, False])
 @pytest.mark.parametrize("kind", [MAML, FOMAML, ERM, GradientPenalty])
 @pytest.mark.parametrize("network", STATEFUL)
-def test_buffers_that_change_are_refused_and_left_as_they_were(network, kind, vectorize):
+def test_states_that_change_are_refused_and_left_as_they_were(network, kind, vectorize):
     torch.manual_seed(0)
     module = kind(STATEFUL[network]().double(), vectorize=vectorize)
     before = {name: value.clone() for name, value in module.network.state_dict().items()}
-    with pytest.raises(ValueError, match=r"changes its buffers .*order of the inner loops"):
+    with pytest.raises(ValueError, match=r"changes its (buffers|parameters) .*all environments"):
         module.training_loss(batch())
     assert all(torch.equal(value, before[name]) for name, value in module.network.state_dict().items())
 
