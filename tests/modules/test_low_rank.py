@@ -50,6 +50,7 @@ KINDS = {
     "Meta-SGD": (MAML, {"learn_inner_lr": True, "inner_lr_per": "element"}),
     "chunks": (MAML, {"vectorize": 3}),
     "FOMAML": (FOMAML, {"inner_steps": 2}),
+    "ascent": (MAML, {"direction": "ascent", "inner_steps": 2}),
     "ANIL": (ANIL, {"inner_steps": 2}),
     "BOIL": (BOIL, {"inner_steps": 2}),
 }
@@ -118,6 +119,8 @@ STRANGE = {
     "an inner optimizer": lambda: MAML(
         PROBLEM.fresh(), inner_optimizer=lambda tensors: torch.optim.Adam(tensors), **RATE
     ),
+    "normalised steps": lambda: MAML(PROBLEM.fresh(), normalize=True, **RATE),
+    "rates of steps": lambda: MAML(PROBLEM.fresh(), inner_steps=2, learn_inner_lr=True, inner_lr_per="step", **RATE),
     "a random criterion": lambda: MAML(PROBLEM.fresh(), inner_lr=0.1, criterion=noisy),
 }
 
@@ -168,4 +171,5 @@ def test_a_hook_that_comes_later_is_seen():
     before = module.training_loss(PROBLEM.environments)
     module.network.head.register_forward_hook(lambda layer, inputs, output: 2 * output)
     after = module.training_loss(PROBLEM.environments)
-    assert module._low_rank is True and not torch.allclose(before, after)
+    assert module._low_rank is True
+    assert not torch.allclose(before, after)
