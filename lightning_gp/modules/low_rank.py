@@ -7,9 +7,9 @@ batch: losses and gradients of both ways have to agree. Anything else is compute
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,22 +25,35 @@ from lightning_gp.modules.objective import EnvironmentObjective
 from lightning_gp.modules.outputs import ELEMENTWISE, check_shapes
 from lightning_gp.types import Criterion, Parameters, Rates
 
-if TYPE_CHECKING:
-    from lightning_gp.modules.maml import MAML
-
 TRIAL_RATE = 0.05
 """The largest inner rate of the trial, which must not depend on whether the user's makes numbers overflow."""
 
 
-def low_rank_losses(module: MAML, parameters: Parameters, environments: Environments) -> Tensor | None:
+class Adapting(Protocol):
+    """What is needed of a module; ``_low_rank`` remembers how the trial went."""
+
+    network: nn.Module
+    criterion: Criterion
+    _low_rank: bool | None
+
+    def inner_loop(self) -> InnerLoop: ...  # noqa: D102
+    def loss(self, parameters: Parameters, x: Tensor, y: Tensor) -> Tensor: ...  # noqa: D102
+
+
+def low_rank_losses(
+    module: Adapting, adaptation: Callable[..., Any], parameters: Parameters, environments: Environments
+) -> Tensor | None:
     """L_τ^te(θ_S) of each environment in the low-rank form, (E,); None where ``adaptation`` has to be run.
 
     Args:
-        module: whose ``_low_rank`` remembers how the trial went.
+        module: whose losses they are.
+        adaptation: the method that is known; a module that has another one is left to it.
         parameters: θ_0, (*shape).
         environments: of one size.
     """
     if module._low_rank is False:
+        return None
+    if not _own_methods(module, adaptation):
         return None
     loop = module.inner_loop()
     chain = _chain(module, loop, parameters, environments)
@@ -52,7 +65,7 @@ def low_rank_losses(module: MAML, parameters: Parameters, environments: Environm
 
 
 def _computed(
-    module: MAML, chain: Chain, loop: InnerLoop, parameters: Parameters, environments: Environments
+    module: Adapting, chain: Chain, loop: InnerLoop, parameters: Parameters, environments: Environments
 ) -> Tensor:
     return adapted_losses(
         chain,
@@ -60,7 +73,7 @@ def _computed(
         environments.support,
         environments.split("query"),
         lambda outputs, y: losses_of(module.criterion, outputs, y),
-        loop.signed_rates,
+        cast(Rates, loop.signed_rates),
         loop.steps,
         first_order=loop.first_order,
         adapted=loop.adapted,
@@ -85,7 +98,7 @@ def _elementwise(criterion: Any) -> Any:
     return criterion if criterion in ELEMENTWISE else None
 
 
-def _chain(module: MAML, loop: InnerLoop, parameters: Parameters, environments: Environments) -> Chain | None:
+def _chain(module: Adapting, loop: InnerLoop, parameters: Parameters, environments: Environments) -> Chain | None:
     """The network as a chain, if the loop is the module's own and nothing about it is special."""
     special = (
         loop.optimizer is not None
@@ -93,7 +106,6 @@ def _chain(module: MAML, loop: InnerLoop, parameters: Parameters, environments: 
         or loop.proximal
         or isinstance(loop.rates, tuple)
         or loop.loss != module.loss
-        or not _own_methods(module)
         or not all(map(_plain, parameters.values()))
         or any(x.ndim < 3 for x in environments.tensors()[::2])
         or torch.is_autocast_enabled(environments.support[0].device.type)
@@ -106,17 +118,13 @@ def _chain(module: MAML, loop: InnerLoop, parameters: Parameters, environments: 
     return chain if moving and names == parameters.keys() else None  # tied weights have one name for two layers
 
 
-def _own_methods(module: MAML) -> bool:
+def _own_methods(module: Adapting, adaptation: Callable[..., Any]) -> bool:
     """Whether what the low-rank form takes the place of is what this package made it."""
-    from lightning_gp.modules.maml import MAML
-
-    kinds = {
-        "predict": EnvironmentObjective,
-        "loss": EnvironmentObjective,
-        "risk": EnvironmentObjective,
-        "adaptation": MAML,
+    known = {
+        **{name: vars(EnvironmentObjective)[name] for name in ("predict", "loss", "risk")},
+        "adaptation": adaptation,
     }
-    return all(getattr(getattr(module, name), "__func__", None) is vars(kind)[name] for name, kind in kinds.items())
+    return all(getattr(getattr(module, name), "__func__", None) is method for name, method in known.items())
 
 
 def _named(layer: nn.Module) -> list[str]:
@@ -129,9 +137,9 @@ def _plain(value: Tensor) -> bool:
     return known and not torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
-def _agrees(module: MAML, chain: Chain, loop: InnerLoop, parameters: Parameters, few: Environments) -> bool:
+def _agrees(module: Adapting, chain: Chain, loop: InnerLoop, parameters: Parameters, few: Environments) -> bool:
     """Whether both ways give the same losses and gradients, for up to two inner steps at small rates."""
-    loop = replace(loop, steps=min(loop.steps, 2), rates=_small(loop.rates))
+    loop = replace(loop, steps=min(loop.steps, 2), rates=_small(cast(Rates, loop.rates)))
     device = few.support[0].device
     with torch.inference_mode(False), torch.random.fork_rng([device] if device.type == "cuda" else []):
         few = few.map(torch.clone)
