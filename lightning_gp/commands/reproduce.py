@@ -71,7 +71,7 @@ def main(args: Sequence[str]) -> None:
     """Runs the experiment that ``args`` starts with; the rest are its own options."""
     from lightning_gp.allocator import keep_freed_memory
     from lightning_gp.runs.command import command
-    from lightning_gp.trainability.map import one_thread
+    from lightning_gp.trainability.executors import one_thread
 
     words = list(args)
     if words[:1] in (["--help"], ["-h"]):

@@ -153,8 +153,6 @@ def test_objective_that_is_not_finite_is_refused_before_anything_is_written(tmp_
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="shard=3/2"):
         linear().run(shard=(3, 2))
-    with pytest.raises(ValueError, match="pickled"):
-        linear(optimizer=lambda p, lr: torch.optim.SGD(p, lr=lr)).run(workers=2, progress=False)
 
 
 def test_file_holds_no_machine(whole):
