@@ -194,9 +194,7 @@ class TrainabilityMap:
             "outer_lrs": list(self.outer_lrs),
         }
 
-    def _computed(
-        self, cells: list[Cell], workers: int, executor: Executor | None
-    ) -> Iterator[tuple[Cell, Outcome]]:
+    def _computed(self, cells: list[Cell], workers: int, executor: Executor | None) -> Iterator[tuple[Cell, Outcome]]:
         if executor is not None:
             yield from computed(self.compute, cells, executor)
         elif workers > 1 and len(cells) > 1:
