@@ -16,8 +16,8 @@ from lightning_gp.functional.krylov import LanczosBasis
 from lightning_gp.functional.krylov_basis import Product, Which
 from lightning_gp.functional.long_vectors import HERE, Space
 
-ROWS = 4
-"""Fewest vectors of the second search."""
+ROWS = 3
+"""Fewest vectors of the second search; the shortest basis of the first leaves it as many."""
 
 
 class Pairs(NamedTuple):

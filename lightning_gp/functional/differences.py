@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_gp.functional.lanczos import Eigenpairs, search
 from lightning_gp.functional.long_vectors import HERE, Space
-from lightning_gp.functional.starts import search_start, warm_start
+from lightning_gp.functional.starts import warm_start
 
 STEP = 0.05
 """How much the gradient changes along the leading eigenvector, relative to its length."""
