@@ -28,7 +28,6 @@ OPTIONS: dict[str, dict[str, object]] = {
     "nothing": {},
     "GradientNorm": {"at": "probe"},
     "GradientNoise": {},
-    "CosineSimilarity": {},
     "UpdateStatistics": {},
     "CriticalLearningRate": {},
     "LearningRateBounds": {},
@@ -88,8 +87,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--only", nargs="+", choices=OPTIONS, default=list(OPTIONS))
     parser.add_argument("--one", choices=OPTIONS, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=RESULTS / "large_transformer.json")

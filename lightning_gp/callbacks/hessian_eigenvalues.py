@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -16,9 +16,11 @@ from lightning_gp.callbacks.curvatures import (
     couples,
     curvature_of_block,
     environment_statistics,
+    leading_pairs,
     optimizer_of,
 )
 from lightning_gp.callbacks.differences import measured_by_differences, values_of
+from lightning_gp.callbacks.eigenvalue_checks import check_evaluation, check_k, refuse_exact_only
 from lightning_gp.callbacks.episodes import EpisodeProbe
 from lightning_gp.callbacks.groups import Grouping, check_groups, grouped
 from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
@@ -26,14 +28,13 @@ from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
 from lightning_gp.callbacks.spectrum import density_of, trace_of
 from lightning_gp.contracts import Key
-from lightning_gp.functional.curvature import hessian_eigenvalues, hessian_vector_product
+from lightning_gp.functional.hessian_product import hessian_vector_product
 from lightning_gp.functional.kernels import plain_kernels
-from lightning_gp.functional.lanczos import Eigenpairs, leading_eigenpairs
-from lightning_gp.functional.starts import search_start, warm_start
-from lightning_gp.functional.update_curvature import UpdateJacobian, preconditioned
+from lightning_gp.functional.starts import warm_start
+from lightning_gp.functional.update_curvature import UpdateJacobian
 from lightning_gp.plots import require_matplotlib
-from lightning_gp.theory.optimizers import check_known, update_rule
-from lightning_gp.types import Parameters, Split
+from lightning_gp.theory.optimizers import check_known
+from lightning_gp.types import Split
 
 
 class HessianEigenvalues(EpisodeProbe):
@@ -191,7 +192,7 @@ class HessianEigenvalues(EpisodeProbe):
         """Also compares k with the number of parameters."""
         super().setup(trainer, pl_module, stage)
         if self.evaluation_loss is not None:
-            self._check_evaluation(self.evaluation_loss)
+            check_evaluation(self.evaluation_loss, self.objective, self.k)
         if stage != "fit" or self.loss is None:
             return
         if self.per_environment and not isinstance(self.loss, EnvironmentLoss):
@@ -200,15 +201,7 @@ class HessianEigenvalues(EpisodeProbe):
                 "Leave it out, or let the module define environment_losses(parameters, environments, split)."
             )
         if not any(isinstance(each, torch.nn.UninitializedParameter) for each in self.loss.parameters().values()):
-            self._check_k(self.loss)
-
-    def _check_evaluation(self, loss: AnyLoss) -> None:
-        if self.objective == "training" and couples(loss):
-            raise ValueError(
-                f"objective='training': the objective of {type(loss.module).__name__} couples the environments of a "
-                "batch, so it has no value for a single episode. Use objective='loss', or leave episodes=None."
-            )
-        self._check_k(loss)
+            check_k(self.loss, self.k)
 
     def whole_batches(self, loss: AnyLoss) -> bool:
         """A coupled training objective is that of a whole batch."""
@@ -216,7 +209,7 @@ class HessianEigenvalues(EpisodeProbe):
 
     def check(self, loss: AnyLoss, piece: Piece) -> None:
         """One product, and k again, for parameters that are made by the first forward pass."""
-        self._check_k(loss)
+        check_k(loss, self.k)
         if self.products == "differences":
             super().check(loss, piece)
             return
@@ -236,14 +229,6 @@ class HessianEigenvalues(EpisodeProbe):
         if self.preconditioned:
             check_known(optimizer_of(loss.module))
 
-    def _check_k(self, loss: AnyLoss) -> None:
-        size = sum(parameter.numel() for parameter in loss.parameters().values())
-        if size < self.k:
-            raise ValueError(
-                f"k={self.k} eigenvalues were asked for, but {type(loss.module).__name__} has only {size} trainable "
-                f"parameters; choose k <= {size}."
-            )
-
     def measure(self, measurement: Measurement) -> Report:
         """The eigenvalues of the mean over all environments."""
         if self.products == "differences":
@@ -252,7 +237,9 @@ class HessianEigenvalues(EpisodeProbe):
         size = sum(parameter.numel() for parameter in parameters.values())
         loss = partial(measurement.mean_loss, training=self.objective == "training", split=self.split, curvature=True)
         with plain_kernels(second_order=True):
-            pairs = self._search(loss, measurement, size)
+            start = self._start if self._start is not None and self._start.numel() == size else None
+            options = {"k": self.k, "tol": self.tol, "max_products": self.max_products, "start": start}
+            pairs = leading_pairs(loss, measurement, self.preconditioned, **options)
         self.eigenvalues = pairs.values
         if self.warm_start and bool(pairs.vectors.isfinite().all()):
             self._start = warm_start(pairs.vectors)
@@ -289,27 +276,6 @@ class HessianEigenvalues(EpisodeProbe):
             self._start = warm_start(found.vectors)
         return Report(values_of(found))
 
-    def _search(self, loss: Callable[[Parameters], Tensor], measurement: Measurement, size: int) -> Eigenpairs:
-        start = self._start if self._start is not None and self._start.numel() == size else None
-        parameters, total = measurement.loss.parameters(), measurement.ranks.sum
-        if not self.preconditioned:
-            return hessian_eigenvalues(
-                loss, parameters, self.k, self.tol, initial=start, max_products=self.max_products, reduce=total
-            )
-        rule = update_rule(optimizer_of(measurement.loss.module))
-        product = hessian_vector_product(loss, parameters, reduce=total)
-        scaled = preconditioned(
-            product, rule.root_scales(parameters).to(product.gradient), rule.coupled_decay(parameters)
-        )
-        return leading_eigenpairs(
-            scaled,
-            search_start(product.gradient, start),
-            self.k,
-            self.tol,
-            max_products=self.max_products,
-            random_share=1.0 if start is None else None,
-        )
-
     def state_dict(self) -> dict[str, Any]:
         """The probe batch and the start of the next search."""
         # of shards, one process's part would be saved for all
@@ -321,20 +287,3 @@ class HessianEigenvalues(EpisodeProbe):
         """Restores both."""
         super().load_state_dict(state_dict)
         self._start = state_dict.get("start") if self.warm_start else None
-
-
-def refuse_exact_only(**asked: bool) -> None:
-    """Refuses what needs exact products.
-
-    Args:
-        **asked: by the name of the argument, whether it is asked for.
-
-    Raises:
-        ValueError: naming it.
-    """
-    names = [name for name, wanted in asked.items() if wanted]
-    if names:
-        raise ValueError(
-            f"products='differences' measures the eigenvalues of the loss alone, without {', '.join(names)}. Leave "
-            "that out, or take products='exact'."
-        )

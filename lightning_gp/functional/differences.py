@@ -43,6 +43,7 @@ class Differences:
         self.gradient, self.step, self.products = gradient, 0.0, 0
 
     def __call__(self, vector: Tensor) -> Tensor:
+        """With the step that is set."""
         return self.at(vector, self.step)
 
     def at(self, vector: Tensor, step: float) -> Tensor:

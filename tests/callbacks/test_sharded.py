@@ -59,7 +59,8 @@ def test_two_processes_measure_what_one_does(two_processes, name):
         assert len(one) == 2
         assert two == pytest.approx(one, rel=1e-3)  # another random start
         return
-    assert first["values"] == pytest.approx(alone["values"], rel=1e-6)
+    rounding = 1e-7 if name == "float32" else 1e-12  # of a ratio of small differences
+    assert first["values"] == pytest.approx(alone["values"], rel=1e-6, abs=rounding)
     assert float((first["weights"] - alone["weights"]).norm()) <= 1e-6 * float(alone["weights"].norm())
 
 
