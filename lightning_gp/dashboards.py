@@ -57,6 +57,7 @@ SECTIONS: dict[str, tuple[Curves | Pictures, ...]] = {
     "linearity": (
         Curves("Phase consistency (1: straight)", r"^.*linearity/phase_consistency$"),
         Curves("Amplitude consistency (1: constant)", r"^.*linearity/amplitude_consistency$"),
+        Curves("Part of the change that is not linear (0: linear)", r"^.*linearity/linearisation_error$"),
         Curves("Agreement with the prototype classifier", r"^.*linearity/prototype_(agreement|cosine)$"),
     ),
     "curvature": (

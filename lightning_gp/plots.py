@@ -101,21 +101,29 @@ def spectral_density(grid: Tensor, density: Tensor, title: str = "Spectral densi
 
 
 def critical_rates(
-    inner_rates: Tensor, curves: Mapping[str, Tensor], safe: Tensor, inner_critical: float, title: str = ""
+    inner_rates: Tensor, curves: Mapping[str, Tensor], safe: Tensor, inner_critical: float | None, title: str = ""
 ) -> Figure:
-    """The critical outer rate over the inner rate for each eigenvalue [T21, Fig. 1].
+    """The critical outer rate over the inner rate for each eigenvalue [T21, Fig. 1; T19, Fig. 2].
 
     Args:
         inner_rates: α, (n,).
         curves: β_c(α) of each eigenvalue by label, (n,); 0 where no rate converges.
         safe: the bound for any eigenvalues below the smallest known one, (n,).
-        inner_critical: α_c, marked by a line.
+        inner_critical: α_c, marked by a line; None where there is none.
         title: above the picture.
 
     Returns:
         The figure; the outer rate is on a logarithmic axis.
     """
     figure, axes = _titled(title)
+    draw_critical_rates(axes, inner_rates, curves, safe, inner_critical)
+    return figure
+
+
+def draw_critical_rates(
+    axes: Axes, inner_rates: Tensor, curves: Mapping[str, Tensor], safe: Tensor, inner_critical: float | None
+) -> None:
+    """Draws ``critical_rates`` into a panel: coloured is where both rates converge, dashed β_c of the first α."""
     alphas = _array(inner_rates)
     known = np.stack([_array(curve) for curve in curves.values()])
     for label, curve in curves.items():
@@ -123,15 +131,16 @@ def critical_rates(
         axes.plot(alphas, np.where(beta > 0, beta, np.nan), label=label)
     lowest = known.min(0)
     axes.fill_between(alphas, 1e-30, np.where(lowest > 0, lowest, np.nan), color="0.9", label="converges for these")
+    axes.axhline(lowest[0], color="0.5", linestyle="--", linewidth=1, label=f"β_c at α = {alphas[0]:.3g}")
     bound = _array(safe)
     axes.plot(alphas, np.where(bound > 0, bound, np.nan), "k--", label="safe for any smaller eigenvalue")
-    axes.axvline(inner_critical, color="0.5", linestyle=":", label="α_c = 1/λ_1")
+    if inner_critical is not None:
+        axes.axvline(inner_critical, color="0.5", linestyle=":", label="α_c = 1/λ_1")
     axes.set_yscale("log")
     finite = bound[np.isfinite(bound) & (bound > 0)]
     axes.set_ylim(finite.min() / 3, finite.max() * 30)
     axes.set(xlabel="inner rate α", ylabel="critical outer rate β_c")
     axes.legend(fontsize=8)
-    return figure
 
 
 def canvas(

@@ -22,12 +22,18 @@ Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """``criterion(outputs, targets)``: a scalar mean."""
 Rates: TypeAlias = float | Tensor | Mapping[str, float | Tensor]
 """One inner rate for all parameters, or one per parameter name; a Tensor of the parameter's shape is elementwise."""
+RateSchedule: TypeAlias = Rates | tuple[Rates, ...]
+"""The same rates at every inner step, or those of each step; the last ones stand for all further steps."""
 InnerOptimizer: TypeAlias = Callable[[list[Tensor]], torch.optim.Optimizer]
 """Builds the optimizer of the inner loop from a list of tensors."""
 OptimizerCallable: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 LRSchedulerCallable: TypeAlias = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+Weighting: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""``weighting(losses, gram)``: weights (E,) from losses (E,) and the Gram matrix (E, E) of their gradients."""
+WeightingName: TypeAlias = Literal["mean", "group_dro", "mgda", "pcgrad", "upgrad"]
 ParameterChoice: TypeAlias = str | Sequence[str] | Callable[[str], bool]
 """``"all"``, ``"head"``, ``"body"``, a list of name prefixes, or a predicate on names."""
+Direction: TypeAlias = Literal["descent", "ascent"]
 Names: TypeAlias = Collection[str]
 
 
@@ -74,12 +80,15 @@ class ModuleOptions(TypedDict, total=False):
         optimizer: builds the (outer) optimizer from the parameters.
         lr_scheduler: builds a learning-rate scheduler from the optimizer, or None.
         vectorize: how many environments to compute at once: ``"auto"``, True, False or a number.
+        weighting: of the environments: ``"mean"``, ``"group_dro"``, ``"mgda"``, ``"pcgrad"``, ``"upgrad"``, or a
+            function of their losses and of the Gram matrix of their gradients.
     """
 
     criterion: Criterion
     optimizer: OptimizerCallable
     lr_scheduler: SchedulerConfig | LRSchedulerCallable | None
     vectorize: bool | int | Literal["auto"]
+    weighting: WeightingName | Weighting
 
 
 class InnerLoopOptions(ModuleOptions, total=False):
@@ -88,7 +97,10 @@ class InnerLoopOptions(ModuleOptions, total=False):
     Attributes:
         eval_inner_steps: inner steps at validation and test; None for ``inner_steps``.
         learn_inner_lr: train the inner rates as well, starting from ``inner_lr``.
-        inner_lr_per: granularity of learned rates: ``"scalar"``, ``"parameter"`` or ``"element"`` (Meta-SGD).
+        inner_lr_per: granularity of learned rates: ``"scalar"``, ``"parameter"``, ``"element"`` or ``"step"``.
+        direction: ``"descent"`` or ``"ascent"`` of the support loss.
+        normalize: steps of length ``inner_lr`` along the gradient.
+        multi_step_loss: optimizer steps over which the loss after every inner step counts.
         inner_optimizer: builds a ``torch.optim`` optimizer for the inner loop, in place of gradient descent.
         recompute: compute each inner step again instead of storing its graph.
         compile: compile the whole step with ``torch.compile`` (slow to start).
@@ -96,7 +108,10 @@ class InnerLoopOptions(ModuleOptions, total=False):
 
     eval_inner_steps: int | None
     learn_inner_lr: bool
-    inner_lr_per: Literal["scalar", "parameter", "element"]
+    inner_lr_per: Literal["scalar", "parameter", "element", "step"]
+    direction: Direction
+    normalize: bool
+    multi_step_loss: int
     inner_optimizer: InnerOptimizer | None
     recompute: bool
     compile: bool

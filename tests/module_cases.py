@@ -14,7 +14,27 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lightning_gp import ANIL, BOIL, ERM, FOMAML, LIL, MAML, GradientPenalty, IRMv1, LILPretraining, REx
+from lightning_gp import (
+    ANIL,
+    BOIL,
+    ERM,
+    FOMAML,
+    IBIRM,
+    IGA,
+    LIL,
+    MAML,
+    ANDMask,
+    Fish,
+    Fishr,
+    GradientPenalty,
+    GroupDRO,
+    ImplicitMAML,
+    IRMv1,
+    LILPretraining,
+    MetaSGD,
+    Reptile,
+    REx,
+)
 from lightning_gp._lightning import pl
 from lightning_gp.datamodules import ClassImages, ExampleEnvironments, FewShotDataModule, SinusoidDataModule
 from lightning_gp.environments import Environments
@@ -72,6 +92,15 @@ RATE = {"inner_lr": 0.01}
 SQUARED = {"criterion": F.mse_loss}
 BINARY = {"criterion": F.binary_cross_entropy_with_logits}
 PENALTY = {"penalty_weight": 30.0, "anneal_steps": 2, "rescale_loss": True, "l2": 0.01}
+ASCENT = {"direction": "ascent"}
+SHARPNESS = {"inner_lr": 0.05, "normalize": True, **ASCENT}
+MAML_PLUS_PLUS = {
+    "inner_lr": 0.01,
+    "inner_steps": 2,
+    "learn_inner_lr": True,
+    "inner_lr_per": "step",
+    "multi_step_loss": 6,
+}
 LIL_TERMS = {**RATE, "inner_steps": 2, "divergence": "gaussian", "amplitude_weight": 0.1}
 
 
@@ -90,9 +119,16 @@ MODULES = {
     "MAML, chunks": Case(MAML, SinusoidMLP, episodes, {**RATE, **SQUARED, "vectorize": 3}),
     "MAML, recomputed": Case(MAML, SinusoidMLP, episodes, {**RATE, **SQUARED, "recompute": True}),
     "FOMAML": Case(FOMAML, SinusoidMLP, episodes, {**RATE, **SQUARED}),
+    "MAML, ascent": Case(MAML, SinusoidMLP, episodes, {**RATE, **SQUARED, **ASCENT}),
+    "FOMAML, sharpness-aware": Case(FOMAML, SinusoidMLP, episodes, {**SHARPNESS, **SQUARED}),
+    "MAML++": Case(MAML, SinusoidMLP, episodes, {**MAML_PLUS_PLUS, **SQUARED}),
+    "MetaSGD": Case(MetaSGD, SinusoidMLP, episodes, {**RATE, **SQUARED}),
+    "Reptile": Case(Reptile, SinusoidMLP, episodes, {**RATE, **SQUARED, "inner_steps": 3}),
+    "ImplicitMAML": Case(ImplicitMAML, SinusoidMLP, episodes, {**RATE, **SQUARED, "inner_steps": 3, "cg_steps": 2}),
     "ANIL": Case(ANIL, SinusoidMLP, episodes, {**RATE, **SQUARED}),
     "BOIL": Case(BOIL, SinusoidMLP, episodes, {**RATE, **SQUARED}),
     "LIL": Case(LIL, SinusoidMLP, episodes, {**LIL_TERMS, **SQUARED}),
+    "LIL, ascent, MAML++": Case(LIL, SinusoidMLP, episodes, {**LIL_TERMS, **SQUARED, **MAML_PLUS_PLUS, **ASCENT}),
     "LILPretraining": Case(LILPretraining, conv, images, {"inner_lr": 0.4, "momentum": 0.9}),
     "ERM": Case(ERM, SinusoidMLP, episodes, SQUARED),
     "ERM, shares": Case(ERM, classifier, full_batches, BINARY),
@@ -106,6 +142,19 @@ MODULES = {
     "REx": Case(REx, SinusoidMLP, episodes, {**SQUARED, **PENALTY}),
     "REx, shares": Case(REx, classifier, full_batches, {**BINARY, **PENALTY}),
     "REx, shares of mini-batches": Case(REx, classifier, mini_batches, {**BINARY, **PENALTY}),
+    "IGA": Case(IGA, SinusoidMLP, episodes, {**SQUARED, "penalty_weight": 0.1}),
+    "IGA, shares of mini-batches": Case(IGA, classifier, mini_batches, {**BINARY, **PENALTY}),
+    "Fishr": Case(Fishr, SinusoidMLP, episodes, {**SQUARED, "penalty_weight": 0.1}),
+    "Fishr, shares of mini-batches": Case(Fishr, classifier, mini_batches, {**BINARY, **PENALTY, "head": "2"}),
+    "IBIRM": Case(IBIRM, SinusoidMLP, episodes, {**SQUARED, **PENALTY}),
+    "IBIRM, shares of mini-batches": Case(IBIRM, classifier, mini_batches, {**BINARY, **PENALTY, "head": "2"}),
+    "ANDMask": Case(ANDMask, SinusoidMLP, episodes, {**SQUARED, "agreement": 0.7}),
+    "ANDMask, shares of mini-batches": Case(ANDMask, classifier, mini_batches, BINARY),
+    "GroupDRO": Case(GroupDRO, SinusoidMLP, episodes, SQUARED),
+    "GroupDRO, shares of mini-batches": Case(GroupDRO, classifier, mini_batches, BINARY),
+    "Fish, shares of mini-batches": Case(Fish, classifier, mini_batches, {**BINARY, "inner_lr": 0.1}),
+    "MAML, weighted": Case(MAML, SinusoidMLP, episodes, {**RATE, **SQUARED, "weighting": "pcgrad"}),
+    "ERM, weighted shares": Case(ERM, classifier, full_batches, {**BINARY, "weighting": "upgrad"}),
 }
 
 
@@ -113,6 +162,10 @@ VARIANTS = {
     "MAML, learned rates",
     "MAML, chunks",
     "MAML, recomputed",
+    "FOMAML, sharpness-aware",
+    "MAML++",
+    "MetaSGD",
+    "LIL, ascent, MAML++",
     "ANIL",
     "BOIL",
     "LILPretraining",
@@ -124,6 +177,9 @@ VARIANTS = {
     "IRMv1, shares",
     "REx, shares",
     "REx, shares of mini-batches",
+    *(f"{kind}, shares of mini-batches" for kind in ("IGA", "Fishr", "IBIRM", "ANDMask", "GroupDRO", "Fish")),
+    *("IGA", "Fishr", "IBIRM", "ANDMask", "GroupDRO"),
+    *("MAML, weighted", "ERM, weighted shares"),
 }
 """Names that differ from another one in an option: what trains them for seconds is left to ``pytest -m slow``."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,9 +11,15 @@ import pytest
 import torch
 import yaml
 
-from lightning_gp.cli import main
+import lightning_gp
+from lightning_gp import MAML
+from lightning_gp.cli import COMMANDS, main
+from lightning_gp.commands.completion import script as completion_script
 from lightning_gp.commands.reproduce import EXPERIMENTS
+from lightning_gp.networks import SinusoidMLP
+from lightning_gp.runs.run_folder import best_or_last
 
+EXAMPLE = Path(__file__).parents[1] / "examples/sinusoid_maml.yaml"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
 
@@ -52,10 +60,120 @@ def test_reproduce_lists_what_there_is(capsys):
 def test_fit_then_test_from_the_checkpoint(capsys):
     assert small("fit", "--trainer.max_epochs=2", "--data.init_args.iterations_per_epoch=3") == 0
     assert Path("runs/sinusoid_maml/metrics.csv").read_text().startswith("epoch,step")
-    assert (
-        small("test", "--ckpt_path=runs/sinusoid_maml/checkpoints/last.ckpt", "--data.init_args.test_episodes=50") == 0
+    trained = Path("runs/sinusoid_maml/metrics.csv").read_text()
+    few = "--data.init_args.test_episodes=50"
+    assert small("test", "--ckpt_path=runs/sinusoid_maml/checkpoints/last.ckpt", few) == 0
+    shown = capsys.readouterr().out
+    assert "before adaptation  after 5 steps" in shown
+    assert "95 % intervals over 50 episodes" in shown
+    assert Path("runs/sinusoid_maml/metrics.csv").read_text() == trained
+    assert "test/loss_step_5_ci95" in Path("runs/sinusoid_maml/test/metrics.csv").read_text()
+
+
+def test_a_second_run_gets_its_own_folder_and_is_the_one_that_is_tested(capsys):
+    for _ in range(2):
+        assert small("fit", *FEW) == 0
+    assert "runs/sinusoid_maml holds a run and stays" in capsys.readouterr().out
+    for folder in ("runs/sinusoid_maml", "runs/sinusoid_maml_2"):
+        assert [path.name for path in Path(folder, "checkpoints").glob("last*")] == ["last.ckpt"]
+    for config, folder in ((EXAMPLE, "sinusoid_maml_2"), ("runs/sinusoid_maml/config.yaml", "sinusoid_maml")):
+        assert main(["test", "--config", str(config), "--trainer.limit_test_batches=1", *QUIET]) == 0
+        assert f"Weights: runs/{folder}/checkpoints/epoch" in capsys.readouterr().out
+        assert Path("runs", folder, "test/metrics.csv").is_file()
+
+
+def test_resuming_goes_on_with_the_last_run_and_keeps_its_metrics():
+    assert small("fit", *FEW) == 0
+    assert small("fit", "--resume", *FEW, "--trainer.max_epochs=2") == 0
+    assert torch.load("runs/sinusoid_maml/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+    assert [row[0] for row in Path("runs/sinusoid_maml/metrics.csv").read_text().splitlines()[1:]] == ["0", "1"]
+    assert not Path("runs/sinusoid_maml_2").exists()
+
+
+@pytest.mark.parametrize("words", [["test"], ["test", "--ckpt_path=best"], ["validate", "--ckpt_path=last"]])
+def test_without_a_run_there_is_nothing_to_test(words, capsys):
+    assert small(*words) == 2
+    assert "There is no" in capsys.readouterr().err
+    assert not list(Path().rglob("*.csv"))
+
+
+def test_initial_weights_are_tested_when_they_are_asked_for(capsys):
+    assert small("test", "--ckpt_path=initial", "--trainer.limit_test_batches=1") == 0
+    assert "after 5 steps" in capsys.readouterr().out
+
+
+def test_the_best_is_what_the_checkpoint_monitors():
+    words = ["--trainer.max_epochs=3", "--data.iterations_per_epoch=2", "--model.optimizer.lr=0.3"]
+    assert small("fit", *words, "--trainer.callbacks.init_args.save_top_k=-1") == 0
+    config = yaml.safe_load(Path("runs/sinusoid_maml/config.yaml").read_text())["trainer"]
+    with Path("runs/sinusoid_maml/metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["val/loss"]]
+    best = min(rows, key=lambda row: float(row["val/loss"]))
+    assert best_or_last(config).name.startswith(f"epoch={best['epoch']}-")
+    assert best_or_last(config, "last").name == "last.ckpt"
+
+
+def test_a_model_trained_here_is_loaded_without_saying_what_it_is():
+    assert small("fit", *FEW) == 0
+    module = MAML.load_from_checkpoint("runs/sinusoid_maml/checkpoints/last.ckpt")
+    assert type(module.network) is SinusoidMLP
+    assert module.criterion is torch.nn.functional.mse_loss
+    saved = torch.load("runs/sinusoid_maml/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, saved[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["--model.inner_rat=3"], "'inner_lr'"),
+        (["--data=SinusoidDataModul"], "'SinusoidDataModule'"),
+        (["--model.network=SinusoidMPL"], "'SinusoidMLP'"),
+        (["--trainer.max_epocs=3"], "'--trainer.max_epochs'"),
+    ],
+)
+def test_a_typo_gets_a_suggestion_in_one_line(words, meant, capsys):
+    with pytest.raises(SystemExit):
+        small("fit", *words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"Did you mean {meant}?" in line
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "map plot", "data check", "reproduce lin", "reproduce lil-table2"])
+def test_help_imports_neither_torch_nor_lightning(name):
+    code = (
+        "import sys; from lightning_gp.cli import main\n"
+        f"try: main([*{name.split()!r}, '--help'])\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules, 'torch'"
     )
-    assert "test/loss_step_5_ci95" in capsys.readouterr().out
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert len(shown.splitlines()) >= 3
+
+
+def test_version_and_lists(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lightning-gp {lightning_gp.__version__}\n"
+    for kind, known in (("algorithms", "MAML"), ("networks", "Conv4"), ("callbacks", "GradientNorm")):
+        assert main([kind]) == 0
+        assert f"  {known} " in capsys.readouterr().out
+    assert main(["data"]) == 0
+    assert "  OmniglotDataModule " in capsys.readouterr().out
+
+
+def test_help_of_an_algorithm_names_our_networks_and_no_torch_module(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help", "MAML"])
+    shown = capsys.readouterr().out
+    assert "Conv4" in shown
+    assert "torch.nn.Linear" not in shown
+    assert len(shown.splitlines()) < 120
+
+
+def test_completion_knows_commands_options_and_classes():
+    script = completion_script()
+    asked = "COMP_WORDS=({words}); COMP_CWORD={last}; _lightning_gp; echo ${{COMPREPLY[@]}}\n"
+    for words, found in (("lightning-gp di", "diagnose"), ("lightning-gp demo --it", "--iterations")):
+        code = script + asked.format(words=words, last=len(words.split()) - 1)
+        assert found in subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
 def test_help_explains_an_algorithm(capsys):
@@ -208,8 +326,7 @@ def test_the_config_of_a_run_replaces_no_other(before, kept, capsys):
     if before is not None:
         home.mkdir(parents=True)
         (home / "config.yaml").write_text(before)
-    for _ in range(2):  # the same run again writes the same file
-        assert small("fit", *FEW) == 0
+    assert small("fit", *FEW) == 0
     written = home / ("config_1.yaml" if kept else "config.yaml")
     assert yaml.safe_load(written.read_text())["data"]["init_args"]["iterations_per_epoch"] == 1
     assert len(list(home.glob("config*"))) == 1 + kept
@@ -226,3 +343,28 @@ def test_a_config_that_is_cut_off_while_it_is_written_leaves_nothing(monkeypatch
     with pytest.raises(SystemExit):
         small("fit", *FEW)
     assert not list(Path("runs").rglob("config*"))
+
+
+FORBIDDEN = (
+    "Tip:",
+    "litlogger",
+    "TPU",
+    "deprecated",
+    "will be deleted",
+    "site-packages",
+    "Modules in eval mode",
+    "Traceback",
+)
+
+
+def test_the_screen_holds_no_line_that_a_user_cannot_use():
+    """What fit, test and demo print in a process of their own, as a user sees it."""
+    few = [*FEW, "--trainer.accelerator=cpu", "--data.test_episodes=20"]
+    commands = [["fit", "--config", "sinusoid_maml", *few], ["test", "--config", "sinusoid_maml", *few[1:]]]
+    commands.append(["demo", "--iterations", "20"])
+    code = f"import sys; from lightning_gp.cli import main; sys.exit(max(map(main, {commands!r})))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    shown = run.stdout + run.stderr
+    assert not [line for line in shown.splitlines() if any(word in line for word in FORBIDDEN)], shown
+    for place in ("runs/sinusoid_maml/checkpoints", "runs/sinusoid_maml/test/metrics.csv", "runs/demo"):
+        assert place in shown

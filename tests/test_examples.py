@@ -57,6 +57,12 @@ def test_short_and_listed(path):
         assert ast.get_docstring(ast.parse(path.read_text()))
 
 
+def test_select_penalty_weight(run, capsys):
+    trainers = run("select_penalty_weight.py")
+    assert len(trainers) == 3 * 3 + 1
+    assert "chosen:" in capsys.readouterr().out
+
+
 def test_own_loss_and_data(run):
     (trainer,) = run("own_loss_and_data.py", "1")
     assert {"test/error_step_0", "test/error_step_3", "test/loss_ci95"} <= trainer.callback_metrics.keys()

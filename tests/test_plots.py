@@ -61,14 +61,21 @@ def test_theory_draws_the_critical_rates_of_eigenvalues_and_of_a_card(tmp_path, 
 
     monkeypatch.chdir(tmp_path)
     assert main(["theory", "--eigenvalues", "1", "4", "--output", "own"]) == 0
-    assert "α_c = 1/λ_1 = 0.25" in capsys.readouterr().out
+    assert "1/λ_1 = 0.25" in capsys.readouterr().out
     written = json.loads((tmp_path / "own" / "theory.json").read_text())
     alphas = torch.tensor(written["inner_rates"], dtype=torch.float64)
     for value, label in ((4.0, "λ_1 = 4"), (1.0, "λ_2 = 1")):
         expected = critical_outer_lr(torch.full((len(alphas), 1), value, dtype=torch.float64), alphas)
-        assert written[label] == expected.tolist()
+        assert written["kinds"]["fomaml"][label] == expected.tolist()
+    assert written["kinds"]["fomaml"]["inner_critical"] == 0.25
     assert (tmp_path / "own" / "theory.png").stat().st_size > 1000
     card = {"values": {"curvature/eigenvalue_1": 4.0, "curvature/eigenvalue_2": 1.0, "gradients/norm": 3.0}}
     (tmp_path / "diagnose.json").write_text(json.dumps(card))
     assert main(["theory", "--card", "diagnose.json", "--output", "card"]) == 0
     assert json.loads((tmp_path / "card" / "theory.json").read_text()) == written
+    both = ["--kind", "maml", "positive_penalty"]
+    assert main(["theory", "--eigenvalues", "4", *both, "--inner-steps", "1", "--output", "both"]) == 0
+    kinds = json.loads((tmp_path / "both" / "theory.json").read_text())["kinds"]
+    expected = critical_outer_lr(torch.full((len(alphas), 1), 4.0, dtype=torch.float64), alphas, "positive_penalty")
+    assert kinds["positive_penalty"]["λ_1 = 4"] == expected.tolist()
+    assert [kind["inner_critical"] for kind in kinds.values()] == [None, None]  # they keep their minimum at any α

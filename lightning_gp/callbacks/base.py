@@ -18,6 +18,7 @@ from lightning_gp.callbacks.function_loss import FunctionLoss, LossFunction, fin
 from lightning_gp.callbacks.isolation import Isolation, isolated
 from lightning_gp.callbacks.losses import AnyLoss, Indexed, ModuleLoss, Piece, Skipped
 from lightning_gp.callbacks.measurement import Measurement, Report
+from lightning_gp.callbacks.patience import saying_so
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.reporting import draw, log_values
 from lightning_gp.callbacks.steps import Steps
@@ -300,7 +301,8 @@ class Probe(Callback):
             if empty:
                 return
             report = Report()
-            with self._alone(pl_module) as run, suppress(Skipped):
+            spoken = saying_so(type(self).__name__, trainer.is_global_zero)
+            with spoken, self._alone(pl_module) as run, suppress(Skipped):
                 report = self.measure(Measurement.of(self.loss, self.batch, ranks, run.again))
             self.batch.gather()
         if pl_module.device.type == "cuda":

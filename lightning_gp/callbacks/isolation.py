@@ -75,7 +75,7 @@ def isolated(
     snapshot = Snapshot({"module": module, **roots}, apart, thorough=bool(verify))
     try:
         with ExitStack() as stack:
-            stack.enter_context(_forked_rng(device, seed))
+            stack.enter_context(forked_rng(device, seed))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             stack.enter_context(torch.autocast(device.type, enabled=False))
@@ -113,7 +113,8 @@ def set_random_state(device: torch.device, state: tuple[Any, ...]) -> None:
 
 
 @contextmanager
-def _forked_rng(device: torch.device, seed: int) -> Iterator[None]:
+def forked_rng(device: torch.device, seed: int) -> Iterator[None]:
+    """Random numbers start from ``seed``, and go on afterwards as if nothing had drawn any."""
     before = random_state(device)
     random.seed(seed)
     np.random.seed(seed)

@@ -82,7 +82,11 @@ class LearningRateBounds(Probe):
         Key("learning_rates/residual", "[0, ∞)", "of its eigenvector"),
         Key("learning_rates/converged", "{0, 1}", "1 where the curvature is as good as ``tol`` asks, else 0"),
         Key("learning_rates/inner", "[0, ∞)", "α, where there is one"),
-        Key("learning_rates/inner_critical", "(0, ∞]", "α_c, where there is an α that is not of a positive penalty"),
+        Key(
+            "learning_rates/inner_critical",
+            "(0, ∞]",
+            "α_c, where something bounds α: not for an ascent or a positive penalty",
+        ),
         Key("learning_rates/inner_ratio", "[0, ∞)", "α / α_c"),
     )
 

@@ -63,7 +63,7 @@ class OuterPath:
             self.gradients.setdefault(position, []).append(self._norm(self._own(gradients)))
 
     def consistencies(self) -> dict[str, float]:
-        """``phase_consistency``, Σ_k ‖θ_{k+1} − θ_k‖ / ‖θ_S − θ_0‖, and ``amplitude_consistency`` from two steps on.
+        """``phase_consistency``, Σ_k ‖θ_{k+1} − θ_k‖ / ‖θ_S − θ_0‖, and ``loss_gradient_ratio`` from two steps on.
 
         The latter is the mean of ‖g(θ_k)‖ / ‖g(θ_0)‖ over the steps k = 1 … S−1 of all optimizers.
         """
@@ -72,7 +72,7 @@ class OuterPath:
         ratios = [norms[k] / norms[0] for norms in self.gradients.values() for k in range(1, len(norms))]
         values = {"phase_consistency": _phase(length, distance)}
         if ratios:
-            values["amplitude_consistency"] = float(torch.stack(ratios).mean())
+            values["loss_gradient_ratio"] = float(torch.stack(ratios).mean())
         return values
 
     def state(self) -> dict[str, Any]:

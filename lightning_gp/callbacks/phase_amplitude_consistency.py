@@ -1,4 +1,4 @@
-"""``PhaseAmplitudeConsistency``: how straight and how even the path of the parameters is."""
+"""``PhaseAmplitudeConsistency``: how linear the inner loop is, and how straight the path of the parameters."""
 
 from __future__ import annotations
 
@@ -18,43 +18,74 @@ from lightning_gp.callbacks.shards import reshard
 from lightning_gp.contracts import Adapts, Key
 from lightning_gp.environments import Environments
 from lightning_gp.functional.adaptation import Trajectory, over_environments
+from lightning_gp.functional.double_backward import explain
 from lightning_gp.functional.inner_loop import run
+from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.linearised import Predict
-from lightning_gp.functional.linearity import amplitude_consistency, phase_consistency
+from lightning_gp.functional.linearity import loss_gradient_ratio, phase_consistency
+from lightning_gp.functional.output_jacobian import amplitude_consistency, linearisation_error
 from lightning_gp.functional.prototype import prototype_agreement, prototype_cosine, prototype_scores
+from lightning_gp.functional.step_noise import noise_term
+from lightning_gp.types import Parameters
 
 
 class PhaseAmplitudeConsistency(Probe):
-    """Phase and amplitude consistency of the inner loop ("Enforcing zero-Hessian in meta-learning", 2022, Eq. 3, 4).
+    """How linear the inner loop is ("Enforcing zero-Hessian in meta-learning", 2022, Eq. 3-5).
 
-    - Modules with an ``inner_loop()`` (the MAML family): PC = Σ_k ‖θ_{k+1} − θ_k‖ / ‖θ_S − θ_0‖ and
-      AC = (1/S) Σ_k ‖g(θ_k)‖ / ‖g(θ_0)‖ of the inner loop on the probe batch, averaged over environments.
-    - Any other module: the same two along the path of the parameters during the epoch (with ``every_n_steps``, since
-      the last value). θ_k are the parameters after k batches that stepped. g(θ_k) is the gradient of step k itself,
-      before clipping; that at the end of the path is not known, so AC is the mean over steps 1 … S−1, and left out for
-      S = 1. With several optimizers it is the mean over them.
+    - Modules with an ``inner_loop()`` (the MAML family): phase and amplitude consistency and what stands beside them
+      below, of the inner loop on the probe batch, averaged over environments. f are the network's outputs before the
+      softmax, J their Jacobian by the adapted parameters, g and H the gradient and Hessian of the support loss.
+    - Any other module: ``phase_consistency`` and ``loss_gradient_ratio`` alone, along the path of the parameters during
+      the epoch (with ``every_n_steps``, since the last value); the others need outputs, which only an inner loop names.
+      θ_k are the parameters after k batches that stepped. g(θ_k) is the gradient of step k itself, before clipping;
+      that at the end of the path is not known, so the ratio is the mean over steps 1 … S−1, and left out for S = 1.
+      With several optimizers it is the mean over them.
+
+    Where the outputs are linear in the adapted parameters (ANIL), amplitude consistency is 1 and the linearisation
+    error 0 up to rounding. Phase consistency is 1 there only if the loss keeps its direction, too: cross-entropy turns
+    the gradient as it fits some examples before others.
 
     {keys}
 
     A path that is not at its end is saved in checkpoints (up to 64 MB) and goes on in a resumed run; if it is larger,
     that of a resumed run begins where the run does; likewise under FSDP2.
 
-    Cost: S + 1 forward and backward passes of the probe batch's support sets. With ``prototype``, two forward passes
-    and a double backward pass of its query sets. Along the outer path: two copies of the parameters, and one pass over
-    parameters and gradients per step.
+    Cost: for each of S + 1 points one forward pass of the probe batch's support sets and a backward pass for every
+    output of every support example, or 32 where those are more than 64 (see ``functional.jacobian_norm``). With
+    ``second_derivatives``, S double backward passes of the support sets, two forward passes and one double backward
+    pass of the query sets. With ``prototype``, two forward passes and a double backward pass of its query sets. Along
+    the outer path: two copies of the parameters, and one pass over parameters and gradients per step.
 
     Args:
         prototype: compare the adapted classifier f(x|θ_S) with the prototype classifier J(x)(θ_1 − θ_0) (appendix D;
             ``functional.prototype`` has the definitions). Needs a module of the MAML family and class logits.
+        second_derivatives: also the linearisation error and the noise term, which differentiate twice.
         **kwargs: see ``Probe``.
 
     Raises:
         ValueError: in ``setup``, if ``prototype`` meets a module without an inner loop.
+        RuntimeError: before the first optimizer step, if an operation has no double backward and
+            ``second_derivatives`` is left on.
     """
 
     keys = (
         Key("linearity/phase_consistency", "[1, ∞]", "PC, 1 when the path is straight (so always for one step)"),
-        Key("linearity/amplitude_consistency", "[0, ∞]", "AC, 1 when the norm of the gradient does not change"),
+        Key("linearity/amplitude_consistency", "[0, ∞]", "AC = (1/S) Σ_k ‖J(θ_k)‖_F / ‖J(θ_0)‖_F, 1 where f is linear"),
+        Key(
+            "linearity/loss_gradient_ratio",
+            "[0, ∞]",
+            "(1/S) Σ_k ‖g(θ_k)‖ / ‖g(θ_0)‖: how much of the support loss is left to learn, whether f is linear or not",
+        ),
+        Key(
+            "linearity/linearisation_error",
+            "[0, ∞]",
+            "‖f(θ_S) − f(θ_0) − J(θ_S − θ_0)‖ / ‖f(θ_S) − f(θ_0)‖ on the query inputs, 0 where f is linear",
+        ),
+        Key(
+            "linearity/noise",
+            "(−∞, ∞)",
+            "(1/S) Σ_k α gᵀHg / ‖g‖²: a step lowers the support loss below 2, to second order",
+        ),
         Key(
             "linearity/prototype_agreement",
             "[0, 1]",
@@ -64,10 +95,10 @@ class PhaseAmplitudeConsistency(Probe):
         Key("linearity/prototype_cosine", "[−1, 1]", "with ``prototype``: cosine of their logits"),
     )
 
-    def __init__(self, prototype: bool = False, **kwargs: Any) -> None:
+    def __init__(self, prototype: bool = False, second_derivatives: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        checks.flag(prototype=prototype)
-        self.prototype = prototype
+        checks.flag(prototype=prototype, second_derivatives=second_derivatives)
+        self.prototype, self.second_derivatives = prototype, second_derivatives
 
     def begin(self) -> None:
         """Also forgets the path."""
@@ -103,7 +134,7 @@ class PhaseAmplitudeConsistency(Probe):
         self._of(loss, piece)
 
     def measure(self, measurement: Measurement) -> Report:
-        """Both consistencies of the inner loop."""
+        """Everything of the inner loop."""
         found: dict[str, list[Tensor]] = {}
         for piece in measurement.pieces:
             for name, value in self._of(measurement.loss, piece).items():
@@ -115,15 +146,28 @@ class PhaseAmplitudeConsistency(Probe):
         assert isinstance(loss, EnvironmentLoss)
         assert isinstance(piece, Environments)
         assert isinstance(loss.objective, Adapts)
-        theta = loss.complete(loss.parameters())
-        trajectory = run(loss.objective.inner_loop(), theta, piece.support, final_gradient=True, create_graph=False)
+        with plain_kernels(second_order=self.second_derivatives or self.prototype):
+            return self._values(loss.objective, loss.complete(loss.parameters()), piece)
+
+    def _values(self, objective: Adapts, theta: Parameters, piece: Environments) -> dict[str, Tensor]:
+        loop, predict = objective.inner_loop(), objective.predict
+        trajectory = run(loop, theta, piece.support, final_gradient=True, create_graph=False)
         values = {
             "phase_consistency": phase_consistency(trajectory),
-            "amplitude_consistency": amplitude_consistency(trajectory),
+            "amplitude_consistency": amplitude_consistency(predict, trajectory, piece.support[0]),
+            "loss_gradient_ratio": loss_gradient_ratio(trajectory),
         }
+        x, _ = piece.split("query")
+        if self.second_derivatives:
+            try:
+                values["linearisation_error"] = linearisation_error(predict, trajectory, x)
+                values["noise"] = noise_term(loop.loss, trajectory, piece.support)
+            except RuntimeError as error:
+                if (reason := explain(error)) is error:
+                    raise
+                raise RuntimeError(f"{reason} Or give second_derivatives=False.") from error
         if self.prototype:
-            x, _ = piece.split("query")
-            values |= _prototype_values(loss.objective.predict, trajectory, x)
+            values |= _prototype_values(predict, trajectory, x)
         return values
 
     # -- the outer path -----------------------------------------------------------------------------------------
@@ -160,7 +204,7 @@ class PhaseAmplitudeConsistency(Probe):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def report_without_probe(self, trainer: Trainer, pl_module: LightningModule) -> Report:
-        """Both consistencies of the outer path."""
+        """What can be known of the outer path."""
         if self._path is None or not self._path.steps:
             return Report()
         report = Report({f"linearity/{name}": value for name, value in self._path.consistencies().items()})

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lightning_gp.runs.synopsis import help_of
+
 
 class Experiment(NamedTuple):
     """Where an experiment is and what it shows.
@@ -35,6 +37,7 @@ EXPERIMENTS = {
     "min": Experiment("map_problems.mini", "the map of mini-ImageNet classification with MAML"),
     "cmn": Experiment("map_problems.cmn", "the map of colored MNIST with IRMv1"),
     "adam": Experiment("map_problems.adam", "the maps with Adam outside, where the effect is gone"),
+    "signed": Experiment("signed.signed", "inner ascent, ERM and MAML on one signed axis, beside the penalties"),
     "tg": Experiment("tg.tg", "third derivative against squared Hessian on the way of training"),
     "aopt": Experiment("aopt.aopt", "the optimal adaptation rate: estimate against brute force"),
     "tuner": Experiment(
@@ -49,7 +52,7 @@ EXPERIMENTS = {
     ),
     "gradient-norms": Experiment("gradient_norms.FIGURES", "the gradient norm under penalties of both signs"),
     "lil-curves": Experiment(
-        "lil_curves.lil_curves", "MAML against MAML + LIL on Omniglot: consistencies and accuracy"
+        "lil_curves.lil_curves", "MAML, MAML + LIL, ANIL and BOIL on Omniglot: linearity and accuracy"
     ),
     "lil-table1": Experiment(
         "lil_table1.lil_table1", "LIL paper, Table 1: a pre-trained initialisation against a random one"
@@ -69,10 +72,6 @@ EXPERIMENTS = {
 
 def main(args: Sequence[str]) -> None:
     """Runs the experiment that ``args`` starts with; the rest are its own options."""
-    from lightning_gp.allocator import keep_freed_memory
-    from lightning_gp.runs.command import command
-    from lightning_gp.trainability.map import one_thread
-
     words = list(args)
     if words[:1] in (["--help"], ["-h"]):
         print("lightning-gp reproduce EXPERIMENT [options]; --help behind the experiment says more.\n")
@@ -81,10 +80,17 @@ def main(args: Sequence[str]) -> None:
     if not words or words[0] not in EXPERIMENTS:
         known = ", ".join(EXPERIMENTS)
         raise ValueError(f"reproduce {' '.join(words[:1])}: choose from {known}; --help says what each shows.")
-    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", module=r".*_pytree")
-    keep_freed_memory()
     path, _, fixed, also, threads = EXPERIMENTS[words[0]]
     home, _, name = path.partition(".")
+    if {"-h", "--help"} & {*words} and not (name.isupper() and words[1:2] != ["--help"]):
+        print(help_of(f"experiments.{home}", name, f"lightning-gp reproduce {words[0]}", list(fixed)), end="")
+        return
+    from lightning_gp.allocator import keep_freed_memory
+    from lightning_gp.runs.command import command
+    from lightning_gp.trainability.map import one_thread
+
+    warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", module=r".*_pytree")
+    keep_freed_memory()
     function = getattr(importlib.import_module(f"lightning_gp.experiments.{home}"), name)
     with contextlib.nullcontext() if threads else one_thread():  # one, as the stated times are meant
         command(function, f"lightning-gp reproduce {words[0]}", words[1:], also, **fixed)

@@ -5,58 +5,79 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from lightning_gp.plots import critical_rates, require_matplotlib, save_figure
+from lightning_gp.contracts import CurvatureKind
+from lightning_gp.plots import canvas, draw_critical_rates, require_matplotlib, save_figure
+from lightning_gp.runs.command import command
 from lightning_gp.runs.folders import write_json
-from lightning_gp.theory.learning_rates import KINDS, critical_inner_lr, critical_outer_lr
+from lightning_gp.theory.learning_rates import critical_inner_lr, critical_outer_lr
 
-POINTS = 400
+POINTS = 200
+TITLES = {
+    "fomaml": "FOMAML; with S = 1 also L − α/2 ‖∇L‖²",
+    "maml": "MAML",
+    "positive_penalty": "L + α/2 ‖∇L‖²",
+    "ascent": "MAML with an ascending inner loop",
+    "first_order_ascent": "the same, first order",
+}
 
 
 def main(args: Sequence[str]) -> None:
-    """Draws ``theory.png``, and writes the curves to ``theory.json``.
+    """Runs ``theory`` with the options that ``args`` spell."""
+    command(theory, "lightning-gp theory", args)
+
+
+def theory(
+    eigenvalues: Sequence[float] = (),
+    card: Path | None = None,
+    kind: Sequence[CurvatureKind] = ("fomaml",),
+    inner_steps: int = 1,
+    output: Path = Path("runs/theory"),
+) -> None:
+    """Draws the critical outer rate over the inner rate, and writes the curves to ``theory.json``.
 
     Args:
-        args: words of the command line.
+        eigenvalues: the largest ones of a loss's Hessian.
+        card: diagnose.json of `lightning-gp diagnose`, in place of eigenvalues.
+        kind: effective curvature, a panel for each: fomaml, maml, positive_penalty, ascent, first_order_ascent.
+        inner_steps: S.
+        output: folder.
 
     Raises:
         ValueError: if there are no eigenvalues, or none is positive.
         FileNotFoundError: if there is no such card.
     """
-    parser = argparse.ArgumentParser(
-        prog="lightning-gp theory",
-        description="The critical outer rate over the inner rate, from the largest eigenvalues of a loss's Hessian.",
-    )
-    parser.add_argument("--eigenvalues", type=float, nargs="+", default=[], help="the largest ones")
-    parser.add_argument("--card", type=Path, help="diagnose.json of `lightning-gp diagnose`, in place of eigenvalues")
-    parser.add_argument("--kind", choices=KINDS, default="fomaml", help="effective curvature (default: %(default)s)")
-    parser.add_argument("--inner_steps", type=int, default=1, help="inner steps S (default: %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("runs/theory"), help="folder (default: %(default)s)")
-    options = parser.parse_args([word.replace("--inner-steps", "--inner_steps") for word in args])
     require_matplotlib()
-    values = torch.tensor(options.eigenvalues or _of_card(options.card), dtype=torch.float64).sort(descending=True)[0]
+    values = torch.tensor(list(eigenvalues) or _of_card(card), dtype=torch.float64).sort(descending=True)[0]
     if not bool((values > 0).any()):
         raise ValueError(f"eigenvalues {values.tolist()}: none is positive, so nothing bounds the rates.")
     values = values[values > 0]
     critical = float(critical_inner_lr(values))
     alphas = torch.linspace(0, 1.5 * critical, POINTS, dtype=torch.float64)
-    kind, steps = options.kind, options.inner_steps
-    curves = {
-        f"λ_{i} = {float(value):.3g}": critical_outer_lr(value.expand(POINTS, 1), alphas, kind, steps)
-        for i, value in enumerate(values, start=1)
-    }
-    safe = critical_outer_lr(values.expand(POINTS, -1), alphas, kind, steps, complete=False)
-    numbers = options.output / "theory.json"
-    written = {name: curve.tolist() for name, curve in {**curves, "safe": safe}.items()}
-    write_json(numbers, {"inner_rates": alphas.tolist(), "inner_critical": critical, "kind": kind, **written})
-    (picture,) = save_figure(critical_rates(alphas, curves, safe, critical), numbers)
-    print(f"α_c = 1/λ_1 = {critical:.4g}   β_c(0) = 2/λ_1 = {2 * critical:.4g}", flush=True)
+    figure, panels = canvas(len(kind))
+    written = {}
+    for axes, each in zip(panels, kind, strict=True):
+        curves = {
+            f"λ_{i} = {float(value):.3g}": critical_outer_lr(value.expand(POINTS, 1), alphas, each, inner_steps)
+            for i, value in enumerate(values, start=1)
+        }
+        safe = critical_outer_lr(values.expand(POINTS, -1), alphas, each, inner_steps, complete=False)
+        bounded = each == "fomaml" and inner_steps % 2 == 1  # the others keep their minimum
+        draw_critical_rates(axes, alphas, curves, safe, critical if bounded else None)
+        axes.set(title=TITLES[each], xlabel="weight of the penalty α" if each == "positive_penalty" else "inner rate α")
+        lists = {name: curve.tolist() for name, curve in {**curves, "safe": safe}.items()}
+        written[each] = {"inner_critical": critical if bounded else None, **lists}
+    numbers = output / "theory.json"
+    spelled = f"--eigenvalues {' '.join(f'{value:g}' for value in values.tolist())} --kind {' '.join(kind)}"
+    spelled = f"lightning-gp theory {spelled} --inner_steps {inner_steps}"
+    write_json(numbers, {"command": spelled, "inner_rates": alphas.tolist(), "kinds": written})
+    (picture,) = save_figure(figure, numbers)
+    print(f"1/λ_1 = {critical:.4g}   β_c(0) = 2/λ_1 = {2 * critical:.4g}", flush=True)
     print(f"Picture: {picture}   Numbers: {numbers}", flush=True)
 
 

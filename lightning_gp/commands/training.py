@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lightning_gp._lightning import NAMESPACE, LightningDataModule, LightningModule, pl
-from lightning_gp.files import replacing
+from lightning_gp._lightning import NAMESPACE, LightningDataModule, LightningModule
+from lightning_gp.runs.config import check_encoding, found_config, known_classes, save_beside
+from lightning_gp.runs.ending import Episodes, beginning, ending, metrics, results
+from lightning_gp.runs.mistakes import explained, shortened
+from lightning_gp.runs.prepared import prepare
+from lightning_gp.runs.quiet import quiet
+from lightning_gp.runs.run_folder import keep_metrics
 
 
 def main(args: Sequence[str]) -> None:
@@ -19,12 +27,25 @@ def main(args: Sequence[str]) -> None:
 
     exceptions: Any = importlib.import_module(f"{NAMESPACE}.utilities.exceptions")
     keep_freed_memory()
+    words = ["--ckpt_path=last" if word == "--resume" and args[0] == "fit" else word for word in args]
     try:
-        lightning_cli(args, prog="lightning-gp")
+        if any(word.partition("=")[0].endswith(".help") for word in words):
+            _print_help(words)
+        else:
+            lightning_cli(words, prog="lightning-gp")
     except exceptions.MisconfigurationException as error:
         raise ValueError(str(error)) from error  # Lightning's word for a user's mistake
     except exceptions.SIGTERMException as stop:
         raise SystemExit(128 + signal.SIGTERM) from stop  # Lightning's own status would be 0, as if it had finished
+
+
+def _print_help(words: Sequence[str]) -> None:
+    written = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(written):
+            lightning_cli(words, prog="lightning-gp")
+    finally:
+        print(shortened(written.getvalue()), end="")
 
 
 def lightning_cli(
@@ -47,29 +68,73 @@ def lightning_cli(
     """
     if not any(word.startswith("-") for word in args):
         raise ValueError(
-            f"{prog} needs a config: add --config FILE.yaml (examples/sinusoid_maml.yaml shows one), or --help for "
-            "all options."
+            f"{prog} needs a config: add --config FILE.yaml, or the name of one that comes with the package (--config "
+            "sinusoid_maml; `lightning-gp configs` lists them), or --help for all options."
         )
-    from lightning_gp.checkpoints import WholeCheckpoints
-    from lightning_gp.runs.config import known_classes
-
     description = options.pop("description", "Trains and tests what a config names, with Lightning's Trainer.")
+    quiet()
     known_classes()
-    _check_encoding(args)
+    words = with_configs(args)
+    check_encoding(words)
+    return _class(add_arguments, options.get("run", True))(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        args=None if words == sys.argv[1:] else words,
+        auto_configure_optimizers=False,  # our modules take `optimizer` and `lr_scheduler` themselves
+        parser_kwargs={"prog": prog, "description": description},
+        **options,
+    )
+
+
+def with_configs(words: Sequence[str]) -> list[str]:
+    """The words with configs of the package found by name, and ``--help`` for ``--help-all``."""
+    found = ["--help" if word == "--help-all" else word for word in words]
+    for index, word in enumerate(found):
+        if word.startswith("--config="):
+            found[index] = f"--config={found_config(word.partition('=')[2])}"
+        elif index and found[index - 1] in ("--config", "-c"):
+            found[index] = str(found_config(word))
+    return found
+
+
+def _class(add_arguments: Callable[[Any], None] | None, runs: bool) -> Any:
+    """The class, made when it is needed: Lightning's imports what is needed for its help."""
     module: Any = importlib.import_module(f"{NAMESPACE}.cli")
+
+    class Parser(module.LightningArgumentParser):  # type: ignore[misc]
+        """Says what is wrong in a line or two, and what may have been meant."""
+
+        def error(self, message: str, ex: Exception | None = None) -> Any:
+            if not self.exit_on_error:
+                return super().error(message, ex)
+            print(f"lightning-gp: error: {explained(message, self)}", file=sys.stderr)
+            self.exit(2)
 
     class SaveConfig(module.SaveConfigCallback):  # type: ignore[misc]
         """Saves the configuration whole or not at all, and beside that of another run instead of over it."""
 
         already_saved: bool
+        place: Path | None = None
 
         def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
             folder = trainer.log_dir  # on all processes: this broadcasts
             if trainer.is_global_zero and not self.already_saved:
-                save_beside(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_none=False))
+                config = self.config.clone()
+                config.pop("ckpt_path", None)  # the run's own weights, whoever uses the file
+                text = self.parser.dump(config, skip_none=False, skip_validation=True)
+                self.place = save_beside(Path(folder) / self.config_filename, text)
             self.already_saved = True
 
     class CLI(module.LightningCLI):  # type: ignore[misc]
+        def init_parser(self, **settings: Any) -> Any:
+            self.parser_class = Parser
+            return super().init_parser(**settings)
+
+        def config_files(self) -> list[Path]:
+            return [Path(str(each)) for each in self.config[self.subcommand].get("config") or ()]
+
         def add_arguments_to_parser(self, parser: Any) -> None:
             if add_arguments is not None:
                 add_arguments(parser)
@@ -79,80 +144,44 @@ def lightning_cli(
             # these count, and a module that does not fit the checkpoint refuses it.
             pass
 
+        def before_instantiate_classes(self) -> None:
+            if runs:
+                prepare(self.config[self.subcommand], self.subcommand, self.config_files())
+
         def instantiate_trainer(self, **settings: Any) -> Any:
+            from lightning_gp.checkpoints import WholeCheckpoints
+
             trainer = super().instantiate_trainer(**settings)
-            if options.get("run", True):
-                _keep_metrics(trainer)
             if type(trainer.strategy.checkpoint_io) is not WholeCheckpoints.__base__:
                 return trainer  # the user's own, or that of a strategy that writes a folder
             trainer.strategy.checkpoint_io = WholeCheckpoints()
             return trainer
 
-    return CLI(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        args=None if list(args) == sys.argv[1:] else list(args),
-        auto_configure_optimizers=False,  # our modules take `optimizer` and `lr_scheduler` themselves
-        parser_kwargs={"prog": prog, "description": description},
-        **{"save_config_callback": SaveConfig, **options},
-    )
+        def fit(self, **arguments: Any) -> None:
+            resumed = arguments.get("ckpt_path")
+            if resumed and Path(resumed).is_file():
+                keep_metrics(self.trainer, Path(resumed))
+            self.say(beginning(self.model, self.datamodule, self.trainer))
+            self.trainer.fit(**arguments)
+            if not self.trainer.fast_dev_run:
+                saved = [each.place for each in self.trainer.callbacks if isinstance(each, SaveConfig)]
+                self.say(ending(self.trainer, next(iter(saved), None)))
 
+        def validate(self, **arguments: Any) -> None:
+            self.evaluate(self.trainer.validate, **arguments)
 
-def save_beside(path: Path, text: str) -> Path:
-    """Writes ``text`` whole or not at all; where ``path`` holds something else, under the next free numbered name.
+        def test(self, **arguments: Any) -> None:
+            self.evaluate(self.trainer.test, **arguments)
 
-    Args:
-        path: where it belongs.
-        text: the content.
+        def evaluate(self, run: Callable[..., Any], verbose: bool = True, **arguments: Any) -> None:
+            counted = Episodes()
+            self.trainer.callbacks.append(counted)
+            found = {key: value for values in run(verbose=False, **arguments) for key, value in values.items()}
+            if verbose and found:
+                self.say("\n".join([results(found, counted.count), *metrics(self.trainer)]))
 
-    Returns:
-        Where it is.
-    """
-    place, count = path, 0
-    while place.is_file() and place.read_text("utf-8", errors="replace") not in ("", text):
-        count += 1
-        place = path.with_name(f"{path.stem}_{count}{path.suffix}")
-    if place != path:
-        print(f"{path} is the configuration of another run and stays; that of this one is {place}.", file=sys.stderr)
-    if not place.is_file() or not place.stat().st_size:  # an older run was killed while it wrote
-        with replacing(place) as temporary:
-            temporary.write_text(text, "utf-8")
-    return place
+        def say(self, text: str) -> None:
+            if self.trainer.is_global_zero:
+                print(text, flush=True)
 
-
-def _check_encoding(args: Sequence[str]) -> None:
-    """Refuses configurations that are no YAML in UTF-8.
-
-    Raises:
-        ValueError: naming the file, what is wrong and how to mend it.
-    """
-    words = [word.partition("=") for word in args]
-    files = [after for name, equals, after in words if name == "--config" and equals]
-    files += [after for before, after in zip(args, args[1:], strict=False) if before in ("--config", "-c")]
-    for path in (Path(file) for file in files if Path(file).is_file()):
-        content = path.read_bytes()
-        try:
-            lines = content.decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not encoded in UTF-8 ({error.reason}); save it again as UTF-8.") from None
-        if "\0" in "".join(lines):
-            raise ValueError(f"{path} is not encoded in UTF-8 (it looks like UTF-16); save it again as UTF-8.")
-        for number, line in enumerate(lines, 1):
-            if "\t" in line[: len(line) - len(line.lstrip())]:
-                raise ValueError(f"{path}, line {number}, is indented with a tab; YAML takes spaces only.")
-
-
-def _keep_metrics(trainer: Any) -> None:
-    """Renames what an earlier run has logged: Lightning's CSVLogger would delete it, also to resume or to test."""
-    for logger in trainer.loggers if trainer.is_global_zero else ():
-        if not isinstance(logger, pl.loggers.CSVLogger):
-            continue
-        path = Path(logger.log_dir) / "metrics.csv"
-        if path.is_file():
-            count = 1
-            while (kept := path.with_name(f"metrics_{count}.csv")).exists():
-                count += 1
-            path.rename(kept)
-            print(f"The metrics of the last run there are now {kept}; this run writes {path}.", file=sys.stderr)
+    return partial(CLI, save_config_callback=SaveConfig)

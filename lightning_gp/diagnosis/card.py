@@ -30,6 +30,9 @@ ROWS = (
     ("curvature/residual_2", "its residual"),
     ("linearity/phase_consistency", "phase consistency (1: straight)"),
     ("linearity/amplitude_consistency", "amplitude consistency (1: even)"),
+    ("linearity/linearisation_error", "what the linearised network misses (0: linear)"),
+    ("linearity/noise", "noise of the inner step (2: no descent)"),
+    ("linearity/loss_gradient_ratio", "support gradient left after the inner steps"),
 )
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lightning_gp import checks
-from lightning_gp._lightning import LightningDataModule, LightningModule, pl
+from lightning_gp._lightning import LightningModule, pl
 from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.cosine_similarity import CosineSimilarity
 from lightning_gp.callbacks.function_loss import LossFunction
@@ -21,6 +19,7 @@ from lightning_gp.callbacks.phase_amplitude_consistency import PhaseAmplitudeCon
 from lightning_gp.contracts import Adapts
 from lightning_gp.diagnosis.card import Card
 from lightning_gp.diagnosis.still import Still
+from lightning_gp.trainability.rehearsal import rehearse
 
 
 def diagnose(
@@ -125,30 +124,6 @@ def _run(
     accelerator: str,
 ) -> str:
     """Runs a copy and returns the name of its optimizer."""
-    trainer = pl.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        max_epochs=-1,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[Still(steps), *probes],
-    )
-    own = _copied(module)
-    source = {"datamodule": data} if isinstance(data, LightningDataModule) else {"train_dataloaders": data}
-    with warnings.catch_warnings(), pl.utilities.seed.isolate_rng():
-        warnings.simplefilter("ignore")
-        trainer.fit(own, **source, ckpt_path=ckpt_path)
+    with pl.utilities.seed.isolate_rng():
+        trainer = rehearse(module, data, [Still(steps), *probes], accelerator=accelerator, ckpt_path=ckpt_path)
     return ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers)
-
-
-def _copied(module: LightningModule) -> LightningModule:
-    """A copy without the Trainer, which must not be copied with it."""
-    trainer, module._trainer = module._trainer, None
-    try:
-        return copy.deepcopy(module)
-    finally:
-        module._trainer = trainer

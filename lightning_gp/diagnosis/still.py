@@ -7,6 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from lightning_gp._lightning import Callback, LightningModule, Trainer
+from lightning_gp.trainability.rehearsal import rest_schedulers
 
 
 class Still(Callback):
@@ -24,7 +25,7 @@ class Still(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Schedulers would compute from the rate 0."""
-        trainer.strategy.lr_scheduler_configs = []
+        rest_schedulers(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Rates become 0."""

@@ -1,4 +1,4 @@
-"""MAML against MAML + LIL on Omniglot: consistencies of the inner loop and validation accuracy over training.
+"""MAML, MAML + LIL, ANIL and BOIL on Omniglot: linearity of the inner loop and validation accuracy over training.
 
 [L22] "Enforcing zero-Hessian in meta-learning", 2022 (later published as SHOT, NeurIPS 2023).
 """
@@ -21,13 +21,15 @@ from lightning_gp.datamodules import OmniglotDataModule
 from lightning_gp.experiments.lil_curves_summary import summarize
 from lightning_gp.modules.lil import LIL
 from lightning_gp.modules.maml import MAML
+from lightning_gp.modules.maml_variants import ANIL, BOIL
 from lightning_gp.networks.conv4 import Conv4
 from lightning_gp.plots import require_matplotlib
 from lightning_gp.runs.folders import check_settings, kept
 from lightning_gp.runs.training import Progress, check_every, quiet_trainer
 from lightning_gp.trainability.grid import check_seeds, parse_shard
 
-Algorithm = Literal["maml", "lil"]
+Algorithm = Literal["maml", "lil", "anil", "boil"]
+PLAIN: dict[str, type[MAML]] = {"maml": MAML, "anil": ANIL, "boil": BOIL}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Settings:
         every: iterations between measurements.
         val_episodes: fixed validation episodes.
         test_episodes: fixed test episodes, for the accuracy after the last iteration.
-        probe_environments: environments that PC and AC are measured on, the first of training.
+        probe_environments: environments that linearity is measured on, the first of training.
         ways: classes per episode.
         shots: support images per class.
         environments: in a meta-batch.
@@ -76,9 +78,9 @@ def train(
     """One run on one CPU.
 
     Args:
-        algorithm: ``"maml"`` or ``"lil"``.
+        algorithm: ``"maml"``, ``"lil"`` (MAML + LIL), ``"anil"`` or ``"boil"``.
         seed: of weights and episodes.
-        settings: what both share.
+        settings: what all share.
         root: folder of the Omniglot data.
         cache_dir: see ``OmniglotDataModule``.
 
@@ -89,8 +91,8 @@ def train(
     optimizer = partial(torch.optim.Adam, lr=settings.outer_lr)
     network = Conv4(settings.ways, settings.channels, downsample="stride")
     module: MAML
-    if algorithm == "maml":
-        module = MAML(network, settings.inner_lr, settings.inner_steps, optimizer=optimizer)
+    if algorithm in PLAIN:
+        module = PLAIN[algorithm](network, settings.inner_lr, settings.inner_steps, optimizer=optimizer)
     else:
         module = LIL(
             network,
@@ -111,7 +113,9 @@ def train(
         seed=seed,
         cache_dir=cache_dir,
     )
-    probe = PhaseAmplitudeConsistency(every_n_steps=settings.every, probe_size=settings.probe_environments)
+    probe = PhaseAmplitudeConsistency(
+        prototype=True, every_n_steps=settings.every, probe_size=settings.probe_environments
+    )
     curve = Progress(f"{algorithm}, seed {seed}", metrics=("val/accuracy", "val/loss"), probes=[probe])
     often = {"val_check_interval": settings.every, "check_val_every_n_epoch": None}
     trainer = quiet_trainer("cpu", max_steps=settings.iterations, callbacks=[probe, curve], **often)
@@ -156,24 +160,25 @@ def lil_curves(
     root: str = "data",
     output: Path = Path("runs/lil_curves"),
     settings: Settings = SETTINGS,
-    algorithms: Sequence[Algorithm] = ("maml", "lil"),
+    algorithms: Sequence[Algorithm] = ("maml", "lil", "anil", "boil"),
     seeds: Sequence[int] = (0, 1, 2),
     shard: str = "1/1",
     aggregate: bool = False,
     cache_dir: str | None = None,
 ) -> dict[str, Any]:
-    """MAML against MAML + LIL on Omniglot: makes the runs that are not there yet, and draws all that are.
+    """MAML, MAML + LIL, ANIL and BOIL on Omniglot: makes the runs that are not there yet, and draws all that are.
 
     5-way 1-shot, 15 queries, Conv4-64, inner rate 0.5, 3 inner steps, 4 environments per batch, Adam at 0.001 [L22,
     section 6 and appendix C]. Runs of one seed start from the same weights and see the same episodes. A run that has
-    ended is kept in runs/ of the output folder. The picture shows PC and AC [L22, Fig. 2] and the validation accuracy
-    [L22, Fig. 4], as mean and standard deviation of whatever runs have ended.
+    ended is kept in runs/ of the output folder. The picture shows PC and AC [L22, Fig. 2], the linearisation
+    error, the noise term [L22, Eq. 5], the loss gradient's ratio, the prototype classifier [L22, appendix D] and the
+    validation accuracy [L22, Fig. 4], as mean and standard deviation of whatever runs have ended.
 
     Args:
         root: folder of the Omniglot data.
         output: folder for lil_curves.png, .csv, .json and runs/.
         settings: of every run.
-        algorithms: maml, lil.
+        algorithms: maml, lil, anil, boil.
         seeds: one run of each algorithm per seed; one number N stands for 0 … N − 1.
         shard: i/n for the i-th of n parts of the runs, for n processes side by side.
         aggregate: only draw the runs that have ended.

@@ -17,13 +17,24 @@ from lightning_gp.runs.training import Row, write_results
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAMES = {"maml": "MAML", "lil": "MAML + LIL"}
-COLOURS = {"maml": "black", "lil": "tab:red"}
+NAMES = {"maml": "MAML", "lil": "MAML + LIL", "anil": "ANIL", "boil": "BOIL"}
+COLOURS = {"maml": "black", "lil": "tab:red", "anil": "tab:blue", "boil": "tab:green"}
 PANELS = {
     "linearity/phase_consistency": "phase consistency (1: straight)",
     "linearity/amplitude_consistency": "amplitude consistency (1: constant)",
+    "linearity/linearisation_error": "linearisation error (0: linear)",
+    "linearity/noise": "noise of the step (2: no descent)",
+    "linearity/loss_gradient_ratio": "ratio of the loss's gradients",
+    "linearity/prototype_agreement": "agreement with the prototypes",
+    "linearity/prototype_cosine": "cosine with the prototypes",
     "val/accuracy": "validation accuracy",
 }
+LINEAR = {
+    "linearity/phase_consistency": 1.0,
+    "linearity/amplitude_consistency": 1.0,
+    "linearity/linearisation_error": 0.0,
+}
+"""What a linear inner loop has."""
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95)
 Run = dict[str, Any]
 
@@ -107,7 +118,7 @@ def _paired(grouped: dict[str, list[Run]]) -> dict[str, Any]:
 
 
 def _drawn(grouped: dict[str, list[Run]]) -> Figure:
-    figure, panels = canvas(len(PANELS), width=14 / 3, height=4)
+    figure, panels = canvas(4, 2, width=14 / 3, height=4)
     for axes, (key, label) in zip(panels, PANELS.items(), strict=True):
         drawn: list[float] = []
         for name, group in grouped.items():
@@ -122,10 +133,10 @@ def _drawn(grouped: dict[str, list[Run]]) -> Figure:
                 iterations, means - deviations, means + deviations, color=COLOURS[name], alpha=0.2, linewidth=0
             )
             drawn += means[np.isfinite(means)].tolist()
-        if key != "val/accuracy":
-            axes.axhline(1.0, color="grey", linestyle="--", linewidth=1, label="linear")
-            if drawn and min(drawn) > 0 and max(drawn) > 10 * min(drawn):
-                axes.set_yscale("log")
+        if key in LINEAR:
+            axes.axhline(LINEAR[key], color="grey", linestyle="--", linewidth=1, label="linear")
+        if drawn and key.endswith("consistency") and max(drawn) > 10 * min(drawn) > 0:
+            axes.set_yscale("log")
         axes.set(xlabel="iteration", ylabel=label)
         axes.legend()
     return figure

@@ -24,6 +24,7 @@ from lightning_gp.datamodules import (
     SinusoidDataModule,
 )
 from lightning_gp.experiments import maps
+from lightning_gp.experiments.adam_borders import explained
 from lightning_gp.experiments.maps import RUN, Finding, Panel, Run, borders, complete
 from lightning_gp.modules.irm import IRMv1
 from lightning_gp.modules.maml import MAML
@@ -186,7 +187,8 @@ def adam(run: Run = RUN, compile: bool = False, omniglot: str | None = None) -> 
 
     The maps of sin and, if asked for, of omn, with Adam in place of gradient descent in the outer loop. Adam divides
     the gradient by its size, so that its steps do not grow with the curvature, and rates that are too large do not end
-    in infinities: a rate counts as usable if it lowers the loss.
+    in infinities: a rate counts as usable if it lowers the loss. Two borders are drawn beside what was found: where
+    the first step alone leaves the map's bound of divergence, and the edge of stability at the initial weights.
 
     Args:
         run: see Run.
@@ -198,11 +200,16 @@ def adam(run: Run = RUN, compile: bool = False, omniglot: str | None = None) -> 
         both["omniglot"] = omniglot_map(run, omniglot, "adam")
     results = {name: run.computed(trainability, "adam", f"adam-{name}") for name, trainability in both.items()}
     if complete(list(results.values())):
-        panels = {Panel(f"{name.capitalize()}, MAML, Adam outside"): result for name, result in results.items()}
-        numbers = {name: borders(result, "worse") for name, result in results.items()}
-        maps.write(
-            "adam", run, panels, [gone(result) for result in results.values()], {"borders": numbers}, compile=compile
-        )
+        found = {name: explained(both[name], result) for name, result in results.items()}
+        panels = {
+            Panel(f"{name.capitalize()}, MAML, Adam outside", lines=found[name][0]): result
+            for name, result in results.items()
+        }
+        numbers = {
+            "borders": {name: borders(result, "worse") for name, result in results.items()},
+            "explained": {name: each for name, (_, each) in found.items()},
+        }
+        maps.write("adam", run, panels, [gone(result) for result in results.values()], numbers, compile=compile)
 
 
 def _one(name: str, run: Run, result: TrainabilityResult, title: str, paper: str, **options: bool) -> None:

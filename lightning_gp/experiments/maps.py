@@ -16,7 +16,7 @@ from lightning_gp.plots import canvas, save_figure
 from lightning_gp.runs.folders import write_json
 from lightning_gp.trainability.grid import parse_shard
 from lightning_gp.trainability.map import TrainabilityMap
-from lightning_gp.trainability.plot import Curve, draw_map
+from lightning_gp.trainability.plot import Curve, Lines, draw_map
 from lightning_gp.trainability.result import Criterion, TrainabilityResult
 
 
@@ -29,11 +29,12 @@ class Finding(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """A map as it is drawn: its title, and the eigenvalues and curves of the theory; see ``draw_map``."""
+    """A map as it is drawn: its title, the eigenvalues and curves of the theory, and other lines; see ``draw_map``."""
 
     title: str
     eigenvalues: Sequence[float] = ()
     curves: Sequence[Curve] | None = None
+    lines: Lines = ()
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def write(
     """
     figure, panels = canvas(len(results))
     for axes, (panel, result) in zip(panels, results.items(), strict=True):
-        draw_map(axes, result, panel.eigenvalues, panel.curves, panel.title)
+        draw_map(axes, result, panel.eigenvalues, panel.curves, panel.title, panel.lines)
     path = run.path(experiment)
     files = save_figure(figure, path, ("png", "pdf"))
     # Where and on how many processes it was computed does not change the numbers.
@@ -120,8 +121,8 @@ def borders(result: TrainabilityResult, criterion: Criterion = "diverged") -> di
     critical = result.critical_outer_lrs(criterion)
     return {
         "criterion": criterion,
-        "alpha_zero": _finite(result.zero_critical_outer_lr(criterion)),
-        "by_alpha": {f"{alpha:g}": _finite(beta) for alpha, beta in zip(result.inner_lrs, critical, strict=True)},
+        "alpha_zero": finite(result.zero_critical_outer_lr(criterion)),
+        "by_alpha": {f"{alpha:g}": finite(beta) for alpha, beta in zip(result.inner_lrs, critical, strict=True)},
         "cells_diverged": int((result.diverged > 0).sum()),
         "cells": int(result.diverged.size),
         "outer_steps": result.outer_steps,
@@ -150,5 +151,6 @@ def larger_near_the_end(result: TrainabilityResult, paper: str) -> Finding:
     return Finding(paper, found, beta > zero)
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
+    """The value, None where it is not finite: JSON has no ∞."""
     return value if value is not None and math.isfinite(value) else None

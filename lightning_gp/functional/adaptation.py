@@ -10,7 +10,7 @@ The forward pass is vmapped over environments and differentiated *outside* of vm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from lightning_gp import checks
 from lightning_gp.functional.embeddings import DenseEmbeddings
+from lightning_gp.functional.gradient_steps import gradient_steps, norm_per_environment
 from lightning_gp.functional.held_constant import constant, recording_constants
 from lightning_gp.functional.inner_optimizers import differentiable_step
-from lightning_gp.types import Examples, InnerOptimizer, Loss, Parameters, Rates
+from lightning_gp.types import Examples, InnerOptimizer, Loss, Parameters, RateSchedule
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,6 @@ class Trajectory:
 def difference(left: Parameters, right: Parameters) -> Parameters:
     """``left − right``, name by name."""
     return {name: left[name] - right[name] for name in left}
-
-
-def norm_per_environment(stacked: Parameters) -> Tensor:
-    """Euclidean norm over all parameters of each environment: tensors (E, *shape) -> (E,).
-
-    Its derivative at zero is zero, so that a path of length 0 has a finite gradient. NaN gives NaN.
-    """
-    squares = torch.stack([value.flatten(1).square().sum(1) for value in stacked.values()]).sum(0)
-    moving = squares != 0  # NaN included
-    return torch.where(moving, torch.where(moving, squares, 1.0).sqrt(), 0.0)
 
 
 def over_environments(function: Callable[..., Any], stacked: Parameters, shared: Parameters, *tensors: Tensor) -> Any:
@@ -101,7 +92,7 @@ def adapt(
     loss: Loss,
     parameters: Parameters,
     support: Examples,
-    lr: Rates,
+    lr: RateSchedule,
     steps: int = 1,
     *,
     first_order: bool = False,
@@ -109,6 +100,9 @@ def adapt(
     create_graph: bool = True,
     final_gradient: bool = False,
     inner_optimizer: InnerOptimizer | None = None,
+    normalize: bool = False,
+    proximal: float = 0.0,
+    keep_path: bool = True,
 ) -> Trajectory:
     """Gradient descent on each environment's support loss: θ_{k+1} = θ_k − α ∇L_τ^tr(θ_k) [T21, Eq. 3].
 
@@ -116,21 +110,26 @@ def adapt(
         loss: the scalar loss of one environment.
         parameters: θ_0, tensors (*shape) shared by all environments.
         support: x (E, K, *feature), y (E, K, *target).
-        lr: α, a number, a tensor (learned rates get their gradient) or one per parameter name.
+        lr: α, a number, a tensor (learned rates get their gradient) or one per parameter name; a tuple of these for
+            the steps one after the other. Below 0 the loop ascends.
         steps: S ≥ 1, the number of inner steps.
         first_order: drop the Jacobian of the inner steps (FOMAML): gradients are treated as constants.
         adapted: names that the inner loop updates; None for all.
         create_graph: keep the path differentiable; False for evaluation, where nothing outlives its step.
-        final_gradient: also compute g_S, which amplitude consistency needs.
+        final_gradient: also compute g_S, which ``loss_gradient_ratio`` needs.
         inner_optimizer: builds an optimizer of ``torch.optim`` from a list of tensors (E, *shape); its step, made
             differentiable, replaces plain gradient descent (see ``differentiable_step``), and ``lr`` is ignored.
+        normalize: steps of length |α| along the gradient of each environment, none where it is 0.
+        proximal: λ of a term λ/2 ‖θ − θ_0‖² that is added to the loss (and is in ``gradients``).
+        keep_path: False for θ_S alone, so that memory does not grow with S; the trajectory then has no steps.
 
     Returns:
         The trajectory; ``create_graph=False`` detaches it.
 
     Raises:
         ValueError: if ``steps`` < 1, ``adapted`` names an unknown parameter or none, ``lr`` lacks one, the support set
-            is empty or its axes disagree, or the loss does not depend on the parameters.
+            is empty or its axes disagree, the loss does not depend on the parameters, or an optimizer meets
+            ``normalize``.
 
     Example:
         >>> def loss(p, x, y):
@@ -142,34 +141,33 @@ def adapt(
     """
     names = _checked_names(parameters, adapted, steps)
     x, y = support
-    count = x.shape[0]
-    if not count == y.shape[0] > 0:
-        raise ValueError(
-            f"support: x has shape {tuple(x.shape)} and y {tuple(y.shape)}; both must begin with the same number of "
-            "environments, at least 1."
-        )
+    count = _checked_count(x, y)
     shared = {name: value for name, value in parameters.items() if name not in names}
-    theta = {name: _stacked(parameters[name], count, create_graph) for name in parameters if name in names}
-    if inner_optimizer is None:
-        update = _gradient_descent(lr)
-    else:
-        update = differentiable_step(inner_optimizer, theta, create_graph)
-
+    start = theta = {name: _stacked(parameters[name], count, create_graph) for name in parameters if name in names}
+    update = _updates(lr, normalize, inner_optimizer, theta, create_graph)
     held = create_graph and first_order and recording_constants()
     second_order = create_graph and (held or not first_order)
+
+    def gradient_at(theta: Parameters) -> Parameters:
+        gradient = _gradient(loss, theta, shared, x, y, second_order)
+        if proximal:
+            with torch.set_grad_enabled(second_order):
+                gradient = {name: g + proximal * (theta[name] - start[name]) for name, g in gradient.items()}
+        return {name: constant(value) for name, value in gradient.items()} if held else gradient
+
     path, gradients = [theta], []
     with torch.enable_grad():
         for _ in range(steps):
-            gradient = _gradient(loss, theta, shared, x, y, second_order)
-            if held:
-                gradient = {name: constant(value) for name, value in gradient.items()}
+            gradient = gradient_at(theta)
             theta = update(theta, gradient)
             if not create_graph:
                 theta = {name: value.detach().requires_grad_() for name, value in theta.items()}
             path.append(theta)
             gradients.append(gradient)
+            if not keep_path:
+                del path[:-1], gradients[:]
         if final_gradient:
-            gradients.append(_gradient(loss, theta, shared, x, y, second_order))
+            gradients.append(gradient_at(theta))
     return Trajectory(tuple(path), tuple(gradients), shared)
 
 
@@ -181,6 +179,25 @@ def _checked_names(parameters: Parameters, adapted: Collection[str] | None, step
     if unknown or not adapted:
         raise ValueError(f"adapted={sorted(adapted)} must name at least one of the parameters {sorted(parameters)}.")
     return set(adapted)
+
+
+def _checked_count(x: Tensor, y: Tensor) -> int:
+    if not x.shape[0] == y.shape[0] > 0:
+        raise ValueError(
+            f"support: x has shape {tuple(x.shape)} and y {tuple(y.shape)}; both must begin with the same number of "
+            "environments, at least 1."
+        )
+    return x.shape[0]
+
+
+def _updates(
+    lr: RateSchedule, normalize: bool, build: InnerOptimizer | None, theta: Parameters, create_graph: bool
+) -> Callable[[Parameters, Parameters], Parameters]:
+    if build is None:
+        return gradient_steps(lr, normalize)
+    if normalize:
+        raise ValueError("normalize=True is of plain gradient steps; give no inner optimizer, or leave it False.")
+    return differentiable_step(build, theta, create_graph)
 
 
 def _stacked(parameter: Tensor, count: int, create_graph: bool) -> Tensor:
@@ -202,24 +219,3 @@ def _gradient(loss: Loss, theta: Parameters, shared: Parameters, x: Tensor, y: T
         )
     gradients = torch.autograd.grad(total, list(theta.values()), create_graph=graph, materialize_grads=True)
     return dict(zip(theta, gradients, strict=True))
-
-
-def _gradient_descent(lr: Rates) -> Callable[[Parameters, Parameters], Parameters]:
-    def update(theta: Parameters, gradient: Parameters) -> Parameters:
-        return {name: stepped(value, gradient[name], rate_of(lr, name)) for name, value in theta.items()}
-
-    return update
-
-
-def stepped(value: Tensor, gradient: Tensor, rate: float | Tensor) -> Tensor:
-    """``value − rate · gradient``, in one kernel where the rate is a number."""
-    if isinstance(rate, Tensor):
-        return value - rate * gradient
-    return torch.sub(value, gradient, alpha=rate)
-
-
-def rate_of(lr: Rates, name: str) -> float | Tensor:
-    """The rate of one parameter."""
-    if isinstance(lr, Mapping) and name not in lr:
-        raise ValueError(f"lr gives no rate for {name!r}; it has {sorted(lr)}. Give one number, or a rate for each.")
-    return lr[name] if isinstance(lr, Mapping) else lr

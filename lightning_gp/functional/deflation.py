@@ -17,7 +17,7 @@ from lightning_gp.functional.krylov_basis import Product, Which
 from lightning_gp.functional.long_vectors import HERE, Space
 
 ROWS = 3
-"""Fewest vectors of the second search; the shortest basis of the first leaves it as many."""
+"""Fewest vectors of the second search: as many as the default basis of a large model has beside the pairs."""
 
 
 class Pairs(NamedTuple):
@@ -110,11 +110,14 @@ def _deflated(known: Search, vectors: Tensor, storage: Tensor, seed: int) -> Lan
         return vector.addmv(vectors.T, known.space.coefficients(vectors, vector), alpha=-1)
 
     generator = known.space.generator(vectors.device, seed)
+    # In place: each vector is as long as the parameters.
     start = torch.randn(vectors.shape[1], dtype=vectors.dtype, device=vectors.device, generator=generator)
+    for _ in range(2):
+        start.addmv_(vectors.T, known.space.coefficients(vectors, start), alpha=-1)
     product = known.product
     state = LanczosBasis(
         lambda vector: cleared(product(vector)),
-        cleared(cleared(start)),
+        start,
         len(storage),
         known.which,
         seed,

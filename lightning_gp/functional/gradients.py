@@ -154,7 +154,7 @@ def inner_product(a: Parameters, b: Parameters) -> Tensor:
         tensor([ 5., -1.])
     """
     _check_pair(a, b)
-    return torch.stack([(_matrix(a[name]) * _matrix(b[name])).sum(1) for name in a]).sum(0)
+    return torch.stack([(matrix(a[name]) * matrix(b[name])).sum(1) for name in a]).sum(0)
 
 
 def pairwise_cosines(gradients: Parameters) -> Tensor:
@@ -214,7 +214,7 @@ def _check_pair(a: Parameters, b: Parameters) -> None:
         raise ValueError(f"a and b hold {sorted(counts)} environments; both must have the same number, or one have 1.")
 
 
-def _matrix(stack: Tensor) -> Tensor:
+def matrix(stack: Tensor) -> Tensor:
     """A stack as a real matrix (E, numel), in float32 or better."""
     return _real(stack).to(torch.promote_types(stack.real.dtype, torch.float32))
 
@@ -229,7 +229,7 @@ def _unit(gradients: Parameters) -> tuple[Parameters, Tensor]:
     """The directions, flattened to (E, numel), and the norms (E,) of a stack; a zero gradient's direction is NaN."""
     if not gradients:
         raise ValueError("There are no gradients: the dict of parameters is empty.")
-    flat = {name: _matrix(value) for name, value in gradients.items()}
+    flat = {name: matrix(value) for name, value in gradients.items()}
     # Squares of gradients below 1e-19 vanish in float32; dividing by the largest entry first keeps them.
     largest = torch.stack([value.abs().amax(1) if value.shape[1] else value.sum(1) for value in flat.values()]).amax(0)
     scale = torch.where((largest > 0) & largest.isfinite(), largest, 1.0).unsqueeze(1)

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gp.types import Parameters
+
 
 class Recording:
     """Whether anything was held constant while the update was recorded.
@@ -97,3 +99,27 @@ def passing(recording: Recording) -> Iterator[None]:
         yield
     finally:
         recording.passing = False
+
+
+def prescribed(values: Tensor, parameters: Parameters, gradients: Parameters) -> Tensor:
+    """``values`` with a gradient that is given: for updates that are the gradient of no objective.
+
+    Args:
+        values: (E,), without a graph.
+        parameters: tensors (*shape); those that ``gradients`` does not name get none.
+        gradients: of each value, tensors (E, *shape); constants, except while the update is differentiated.
+
+    Returns:
+        (E,).
+
+    Example:
+        >>> w = torch.zeros(2, requires_grad=True)
+        >>> loss = prescribed(torch.ones(1), {"w": w}, {"w": torch.tensor([[3.0, 4.0]])})
+        >>> loss, torch.autograd.grad(loss, w)
+        (tensor([1.], grad_fn=<AddBackward0>), (tensor([3., 4.]),))
+    """
+    total = values
+    for name, gradient in gradients.items():
+        moved = parameters[name] - parameters[name].detach()
+        total = total + (constant(gradient) * moved).flatten(1).sum(1)
+    return total

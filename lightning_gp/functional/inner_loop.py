@@ -18,6 +18,7 @@ def run(
     *,
     create_graph: bool = True,
     final_gradient: bool = False,
+    keep_path: bool = True,
 ) -> Trajectory:
     """The path θ_0 … θ_S in each environment.
 
@@ -27,6 +28,7 @@ def run(
         support: x (E, K, *feature), y (E, K, *target).
         create_graph: see ``functional.adapt``.
         final_gradient: see ``functional.adapt``.
+        keep_path: see ``functional.adapt``.
 
     Example:
         >>> import torch
@@ -39,13 +41,16 @@ def run(
         loop.loss,
         parameters,
         support,
-        loop.rates,
+        loop.signed_rates,
         loop.steps,
         first_order=loop.first_order,
         adapted=loop.adapted,
         create_graph=create_graph,
         final_gradient=final_gradient,
         inner_optimizer=loop.optimizer,
+        normalize=loop.normalize,
+        proximal=loop.proximal,
+        keep_path=keep_path,
     )
 
 
@@ -69,18 +74,42 @@ def differentiate(
         **options: ``weight``, ``rate_gradients``, ``traceable``.
 
     Raises:
-        ValueError: if the loop has an optimizer: only gradient descent is written out.
+        ValueError: if the loop is not plain: only gradient descent and ascent with one set of rates are written out.
     """
-    if loop.optimizer is not None:
-        raise ValueError("The written-out gradient is that of plain gradient descent; give no inner optimizer.")
-    return function(
+    check_plain(loop)
+    assert not isinstance(loop.rates, tuple)
+    result = function(
         loop.loss,
         parameters,
         support,
         query,
-        loop.rates,
+        loop.signed_rates,
         loop.steps,
         first_order=loop.first_order,
         adapted=loop.adapted,
         **options,
     )
+    return result._replace(rates={name: loop.sign * gradient for name, gradient in result.rates.items()})
+
+
+def check_plain(loop: InnerLoop) -> None:
+    """Refuses an inner loop whose gradient is not written out.
+
+    Args:
+        loop: the inner loop.
+
+    Raises:
+        ValueError: naming what it has beside plain steps.
+    """
+    beside = {
+        "inner_optimizer": loop.optimizer is not None,
+        "normalize": loop.normalize,
+        "rates for each step": isinstance(loop.rates, tuple),
+        "a proximal term": loop.proximal > 0,
+    }
+    found = [name for name, present in beside.items() if present]
+    if found:
+        raise ValueError(
+            "recompute=True and compile=True write out the gradient of plain gradient descent or ascent; leave both "
+            f"False together with {', '.join(found)}."
+        )

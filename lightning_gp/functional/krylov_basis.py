@@ -129,6 +129,10 @@ class KrylovBasis:
     def _key(self, values: Tensor) -> Tensor:
         return values.abs() if self.which == "magnitude" else values
 
+    def forget_direction(self) -> None:
+        """Give back the memory of the next direction, as long as the parameters: nothing will be appended."""
+        del self.direction
+
     def restart(self, keep: int) -> None:
         """Shrink the basis to its leading Ritz vectors; T becomes diagonal, bordered by their couplings [WS00]."""
         keep = min(keep, self.count - 1)

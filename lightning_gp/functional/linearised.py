@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lightning_gp import checks
-from lightning_gp.functional.adaptation import Trajectory, over_environments, rate_of, stepped
+from lightning_gp.functional.adaptation import Trajectory, over_environments
+from lightning_gp.functional.gradient_steps import rate_of, stepped
 from lightning_gp.types import Examples, Parameters, Rates
 
 Predict = Callable[[Parameters, Tensor], Tensor]
@@ -33,6 +34,9 @@ class Linearisation:
 
     Attributes:
         outputs: f(x|θ_0), (E, K, ...).
+
+    Raises:
+        ValueError: if the outputs do not depend on ``start``.
     """
 
     def __init__(self, predict: Predict, start: Parameters, shared: Parameters, x: Tensor) -> None:
@@ -40,6 +44,8 @@ class Linearisation:
             self._theta = {name: value.detach().requires_grad_() for name, value in start.items()}
             constant = {name: value.detach() for name, value in shared.items()}
             self._recorded: Tensor = over_environments(predict, self._theta, constant, x)
+            if not self._recorded.requires_grad:
+                raise ValueError("The outputs of predict do not depend on the parameters that it is given; use them.")
             self._dual = torch.zeros_like(self._recorded, requires_grad=True)
             self._pulled_back: tuple[Tensor, ...] | None = None
         self.outputs = self._recorded.detach()

@@ -1,7 +1,6 @@
-"""How straight and how even the inner loop's path is, and the loss that makes it straighter.
+"""How straight the inner loop's path is, and the loss that makes it straighter.
 
-Source: "Enforcing zero-Hessian in meta-learning", 2022 [L22] (later published as SHOT, NeurIPS 2023). A model is linear
-in the inner loop if its gradient does not change along the path; then both consistencies are 1.
+Source: "Enforcing zero-Hessian in meta-learning", 2022 [L22] (later published as SHOT, NeurIPS 2023).
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_gp.functional.adaptation import Trajectory, difference, norm_per_environment, over_environments
+from lightning_gp.functional.adaptation import Trajectory, difference, over_environments
+from lightning_gp.functional.gradient_steps import norm_per_environment
 from lightning_gp.functional.gradients import gradient_norm
 from lightning_gp.functional.held_constant import constant
 from lightning_gp.types import Parameters
@@ -42,11 +42,14 @@ def phase_consistency(trajectory: Trajectory) -> Tensor:
     length = trajectory.path_length
     distance = norm_per_environment(difference(trajectory.parameters[-1], trajectory.parameters[0]))
     # The triangle inequality holds only up to rounding in floating point.
-    return _ratio(length, distance).clamp(min=1)
+    return ratio(length, distance).clamp(min=1)
 
 
-def amplitude_consistency(trajectory: Trajectory) -> Tensor:
-    """AC = (1/S) Σ_{k=1..S} ‖g(θ_k)‖ / ‖g(θ_0)‖ in each environment, g the inner loss's gradient [L22, Eq. 4].
+def loss_gradient_ratio(trajectory: Trajectory) -> Tensor:
+    """(1/S) Σ_{k=1..S} ‖g(θ_k)‖ / ‖g(θ_0)‖ in each environment, g the gradient of the inner loss.
+
+    It says how much of the loss is left to learn, and falls as the support set is fitted, however linear the network
+    is: amplitude consistency is the same of the outputs' Jacobian.
 
     Args:
         trajectory: from ``adapt(..., final_gradient=True)``: the last point's gradient belongs to the mean.
@@ -59,17 +62,17 @@ def amplitude_consistency(trajectory: Trajectory) -> Tensor:
 
     Example:
         >>> path, gradients = [{"w": torch.zeros(1, 1)}] * 3, [torch.tensor([[norm]]) for norm in (2.0, 1.0, 3.0)]
-        >>> amplitude_consistency(Trajectory(tuple(path), tuple({"w": g} for g in gradients), {}))
+        >>> loss_gradient_ratio(Trajectory(tuple(path), tuple({"w": g} for g in gradients), {}))
         tensor([1.])
     """
     steps = trajectory.steps
     if len(trajectory.gradients) != steps + 1:
         raise ValueError(
-            f"The trajectory has {len(trajectory.gradients)} gradients for {steps} inner steps; amplitude consistency "
+            f"The trajectory has {len(trajectory.gradients)} gradients for {steps} inner steps; the ratio "
             f"needs {steps + 1}, that at the last point too. Build it with adapt(..., final_gradient=True)."
         )
     first, *later = (gradient_norm(gradient) for gradient in trajectory.gradients)
-    return torch.stack([_ratio(norm, first) for norm in later]).mean(0)
+    return torch.stack([ratio(norm, first) for norm in later]).mean(0)
 
 
 def approximation(trajectory: Trajectory, length: Tensor | None = None) -> Parameters:
@@ -199,7 +202,12 @@ def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
         raise ValueError(f"{name}={value!r} is unknown; use one of {', '.join(map(repr, allowed))}.")
 
 
-def _ratio(above: Tensor, below: Tensor) -> Tensor:
-    """``above / below``, with 0 / 0 = 1; NaN where either is not finite."""
-    ratio = torch.where((above == 0) & (below == 0), 1.0, above / below)
-    return torch.where(above.isfinite() & below.isfinite(), ratio, torch.nan)
+def ratio(above: Tensor, below: Tensor) -> Tensor:
+    """``above / below``, with 0 / 0 = 1; NaN where either is not finite.
+
+    Args:
+        above: not negative.
+        below: of the same shape.
+    """
+    found = torch.where((above == 0) & (below == 0), 1.0, above / below)
+    return torch.where(above.isfinite() & below.isfinite(), found, torch.nan)

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_gp.functional.adaptation import over_environments, rate_of, stepped
+from lightning_gp.functional.adaptation import over_environments
+from lightning_gp.functional.gradient_steps import rate_of, stepped
 from lightning_gp.types import Examples, Loss, MetaGradient, Parameters, Rates
 
 Total = Callable[[Parameters, Parameters], tuple[Tensor, Tensor]]

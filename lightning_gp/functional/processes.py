@@ -35,6 +35,20 @@ def mean_over_processes(means: Tensor, count: int) -> Tensor:
     return sum_over_processes(means * weight) / sum_over_processes(weight)
 
 
+def mean_of_processes(values: Tensor) -> Tensor:
+    """The plain mean over processes of a constant, the same on each of them: what DDP does to gradients."""
+    return values.detach() if processes() == 1 else sum_over_processes(values.detach()) / processes()
+
+
+def gather_over_processes(rows: Tensor) -> Tensor:
+    """The constant rows (n, ...) of all processes, n of each, in the order of ranks."""
+    if processes() == 1:
+        return rows.detach()
+    parts = [torch.empty_like(rows) for _ in range(processes())]
+    dist.all_gather(parts, rows.detach().contiguous())
+    return torch.cat(parts)
+
+
 class _SumOverProcesses(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

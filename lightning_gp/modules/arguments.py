@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 import types
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,6 +31,11 @@ def savable(value: Any) -> bool:
     if type(value) in (list, tuple, set):
         return all(map(savable, value))
     return isinstance(value, Tensor) or type(value) in PLAIN
+
+
+def unsaved(name: str, hyperparameters: Mapping[str, Any]) -> bool:
+    """Whether an argument is compared by its description: no hyperparameter, or one only on the command line."""
+    return name in UNSAVED or name not in hyperparameters
 
 
 def arguments_of(module: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, ClassVar
 
@@ -13,30 +13,28 @@ from torch.nn import functional as F
 from lightning_gp import checks
 from lightning_gp.contracts import Dealt, Key, with_keys
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of
-from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.batch_norm import CheapBatchNorm, has_batch_norm
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.precomputed import Evaluation as Evaluate
 from lightning_gp.functional.precomputed import accumulated, differentiated
+from lightning_gp.modules.aggregation import aggregated_terms, named_weights, weighting_of
 from lightning_gp.modules.annotations import inherit_annotations
 from lightning_gp.modules.checks import check_network, check_trainer
 from lightning_gp.modules.chunking import Vectorize, channels_last, check_vectorize, chunk_size, has_convolutions
 from lightning_gp.modules.hooks import always, complete_hooks
-from lightning_gp.modules.outputs import check_shapes, tensor_of
-from lightning_gp.modules.resumable import Resumable
+from lightning_gp.modules.objective import EnvironmentObjective
 from lightning_gp.modules.trial import try_batch
 from lightning_gp.types import (
     Criterion,
-    Examples,
     LRSchedulerCallable,
     OptimizerCallable,
-    Parameters,
     SchedulerConfig,
-    Split,
+    Weighting,
+    WeightingName,
 )
 
 
-class EnvironmentModule(Resumable):
+class EnvironmentModule(EnvironmentObjective):
     """Minimises the mean over environments of an objective, mean_τ L̃_τ(θ).
 
     The extension points, in the order in which they are called; override any of them:
@@ -61,6 +59,10 @@ class EnvironmentModule(Resumable):
         lr_scheduler: builds a learning-rate scheduler from the optimizer, or a dictionary as Lightning's own with that
             function as ``"scheduler"`` (``modules.schedulers``), or None.
         vectorize: how many environments to compute at once: ``"auto"``, True, False or a number (``modules.chunking``).
+        weighting: w of Σ_τ w_τ L̃_τ, a constant in each step: ``"mean"``, ``"group_dro"``, ``"mgda"``, ``"pcgrad"``,
+            ``"upgrad"`` (``functional.weightings``), or any function of the objectives (E,) and of the Gram matrix
+            (E, E) of their gradients. All but the mean compute one environment after the other, and keep the gradient
+            of each.
 
     Raises:
         ValueError: if an argument is out of range, or the network keeps running statistics.
@@ -75,12 +77,11 @@ class EnvironmentModule(Resumable):
 
     keys: ClassVar[tuple[Key, ...]] = (
         Key("train/loss", "ℝ", "what training minimises"),
+        Key("train/weight/<name>", "ℝ", "w_τ of each named environment, or the largest"),
         Key("<stage>/loss", "ℝ", "the loss, mean over episodes"),
         Key("<stage>/accuracy", "[0, 1]", "the share of right classes, where targets are classes"),
     )
     """What it logs; ``{keys}`` in the docstring of a subclass becomes their table."""
-    couples_environments = False
-    """Whether the objective is no mean over environments, so that it cannot be put together from parts of a batch."""
     handles: tuple[Dealt, ...] = ("episodes",)
     """How data may be dealt to the processes of a run; a module that names ``"shares"`` sums over processes itself."""
     redraws = False
@@ -93,6 +94,7 @@ class EnvironmentModule(Resumable):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: SchedulerConfig | LRSchedulerCallable | None = None,
         vectorize: Vectorize = "auto",
+        weighting: WeightingName | Weighting = "mean",
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
         check_network(network)
@@ -101,6 +103,15 @@ class EnvironmentModule(Resumable):
         self.network = network
         self.criterion = criterion
         self.vectorize = vectorize
+        self.weighting = weighting_of(weighting)
+        if self.weighting is not None and self.couples_environments:
+            raise ValueError(
+                f"{type(self).__name__} couples the environments of a batch: they have no objectives of their own that "
+                "weights could be put on. Leave weighting='mean', or take ERM, IRMv1, GradientPenalty or MAML."
+            )
+        if self.aggregates:
+            self.couples_environments = True
+        self.environment_weights: Tensor | None = None
         self._chunk_size: int | None = None
         self._tried: set[bool] = set()
 
@@ -110,80 +121,6 @@ class EnvironmentModule(Resumable):
         complete_hooks(cls)
         inherit_annotations(cls)
         with_keys(cls)
-
-    # -- the objective ------------------------------------------------------------------------------------------
-
-    def predict(self, parameters: Parameters, x: Tensor) -> Tensor:
-        """The network with ``parameters`` on the inputs of one environment, (K, *feature) -> (K, ...)."""
-        return tensor_of(torch.func.functional_call(self.network, parameters, (x,)), self.network)
-
-    def loss(self, parameters: Parameters, x: Tensor, y: Tensor) -> Tensor:
-        """The scalar loss of one environment, x (K, *feature), y (K, *target)."""
-        return self.risk(self.predict(parameters, x), y)
-
-    def risk(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The criterion of one environment's outputs and targets, whose shapes must fit."""
-        check_shapes(outputs, y, self.criterion)
-        return self.criterion(outputs, y)
-
-    def loss_and_outputs(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and outputs of one environment, by one forward pass unless ``loss`` is overridden."""
-        outputs = self.predict(parameters, x)
-        return self.loss(parameters, x, y) if self.has_own_loss else self.risk(outputs, y), outputs
-
-    @property
-    def has_own_loss(self) -> bool:
-        """Whether a subclass defines ``loss`` itself, so that it need not be the criterion of the outputs."""
-        return type(self).loss is not EnvironmentModule.loss
-
-    def trained_examples(self, environments: Environments) -> Examples:
-        """The examples on which the unadapted risk is trained, and on which callbacks measure it: the query set.
-
-        Where there is none, those of the support set. So an algorithm without an inner loop trains on what MAML with
-        rate 0 would.
-        """
-        return environments.split("query")
-
-    def environment_losses(self, parameters: Parameters, environments: Environments, split: Split = "query") -> Tensor:
-        """L_τ(θ) at the unadapted parameters, (E,); without a query set the support set stands in for it."""
-        x, y = self.trained_examples(environments) if split == "query" else environments.split(split)
-        return self.unadapted(self.loss, parameters, x, y)
-
-    def unadapted(self, function: Callable[..., Tensor], parameters: Parameters, *tensors: Tensor) -> Tensor:
-        """``function(parameters, *tensors)`` in each environment, tensors (E, ...), in chunks as large as training's.
-
-        Its graph is that of all environments: for objectives that couple them, which are not cut into ``pieces``.
-        """
-        parts = zip(*(each.split(self._chunk_size or len(each)) for each in tensors), strict=True)
-        values: list[Tensor] = [over_environments(function, {}, parameters, *part) for part in parts]
-        return values[0] if len(values) == 1 else torch.cat(values)
-
-    def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
-        """The terms of what training minimises in each environment, (E,) each, by name."""
-        return {"loss": self.environment_losses(parameters, environments)}
-
-    def term_weights(self) -> Mapping[str, float]:
-        """The weight of each term in this step; 1 for those that are not named."""
-        return {}
-
-    def combined(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Σ_i w_i · term_i, (E,)."""
-        weights = self.term_weights()
-        total: Tensor | None = None
-        for name, value in terms.items():
-            weight = weights.get(name, 1.0)
-            own = value if weight == 1 else weight * value
-            total = own if total is None else total + own
-        assert total is not None, f"{type(self).__name__}.environment_terms() gave no term"
-        return total
-
-    def environment_objectives(self, parameters: Parameters, environments: Environments) -> Tensor:
-        """What training minimises in each environment, (E,)."""
-        return self.combined(self.environment_terms(parameters, environments))
-
-    def network_parameters(self) -> Parameters:
-        """θ: the network's parameters by name."""
-        return dict(self.network.named_parameters())
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -197,7 +134,31 @@ class EnvironmentModule(Resumable):
         With several chunks, each is differentiated on its own and memory is that of one.
         """
         batches = self.checked(batch)
+        written_out = self.explicit(1) is not None
+        differentiated_twice = self.second_order and not written_out and has_batch_norm(self.network)
+        with plain_kernels(self.second_order), CheapBatchNorm() if differentiated_twice else nullcontext():
+            return self.aggregated_terms(batches) if self.aggregates else self.batch_terms(batches)
+
+    def batch_terms(self, batches: Sequence[Environments]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and terms of a batch that was checked; to override where environments are coupled."""
         total = sum(count_of(environments) for environments in batches)
+        objective, inputs, written_out = self._objective(total), self.trained_parameters(), self.explicit(total)
+        pieces = self.pieces(batches)
+        if len(pieces) == 1 and written_out is None:
+            return objective(pieces[0])
+        return accumulated(written_out or differentiated(objective, inputs), pieces, inputs)
+
+    def aggregated_terms(self, batches: Sequence[Environments]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and terms of a batch, one environment after the other; the gradient of the loss is ``aggregate``'s."""
+        inputs = {name: value for name, value in self.named_parameters() if value.requires_grad}
+        evaluation = self.explicit(1) or differentiated(self._objective(1), list(inputs.values()))
+        loss, terms, self.environment_weights = aggregated_terms(
+            self.aggregate, evaluation, self.pieces(batches), inputs, self.shares_examples
+        )
+        return loss, terms
+
+    def _objective(self, total: int) -> Callable[[Environments], tuple[Tensor, dict[str, Tensor]]]:
+        """The sum of the objectives of some environments over ``total``, and of their terms."""
 
         def objective(environments: Environments) -> tuple[Tensor, dict[str, Tensor]]:
             parameters = self.network_parameters()
@@ -207,14 +168,7 @@ class EnvironmentModule(Resumable):
             means = {name: value.detach().sum() / total for name, value in terms.items()}
             return self.combined(terms).sum() / total, means
 
-        inputs = self.trained_parameters()
-        written_out = self.explicit(total)
-        differentiated_twice = self.second_order and written_out is None and has_batch_norm(self.network)
-        with plain_kernels(self.second_order), CheapBatchNorm() if differentiated_twice else nullcontext():
-            pieces = self.pieces(batches)
-            if len(pieces) == 1 and written_out is None:
-                return objective(pieces[0])
-            return accumulated(written_out or differentiated(objective, inputs), pieces, inputs)
+        return objective
 
     def explicit(self, total: int) -> Evaluate[Environments] | None:
         """The objective over ``total`` environments with a gradient that is written out; None to leave it to autograd.
@@ -230,14 +184,15 @@ class EnvironmentModule(Resumable):
 
     def pieces(self, batches: Sequence[Environments]) -> list[Environments]:
         """The batch cut into chunks of environments that are computed at once."""
+        if self._chunk_size is None and self.aggregates:
+            self._chunk_size = 1
         if self._chunk_size is None:
             parameters = self.network_parameters()
-            tried = self.environment_losses if self.couples_environments else self.environment_objectives
             self._chunk_size = chunk_size(
                 self.vectorize,
                 max(batches, key=count_of),
                 self.network,
-                lambda environments: tried(parameters, environments),
+                lambda environments: self.separate(parameters, environments),
                 lambda environments: self.environment_losses(parameters, environments),
                 self.trained_parameters(),
             )
@@ -255,6 +210,9 @@ class EnvironmentModule(Resumable):
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=count)
         for name, value in terms.items() if len(terms) > 1 else ():
             self.log(f"train/{name}", value, batch_size=count)
+        if self.environment_weights is not None:
+            for name, weight in named_weights(self.environment_weights, self._data).items():
+                self.log(f"train/weight/{name}", weight, batch_size=count)
         return loss
 
     # -- checks -------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ class Checked(Protocol):
 
     @property
     def second_order(self) -> bool: ...  # noqa: D102
+    @property
+    def aggregates(self) -> bool: ...  # noqa: D102
 
 
 def check_network(network: nn.Module) -> None:
@@ -76,27 +78,31 @@ def check_trainer(module: Checked, trainer: Trainer, data: object) -> None:
             "wrong. Use one device, other data, or a module that handles it (ERM, IRMv1, REx, GradientPenalty)."
         )
     compiled = module._compiler_ctx is not None
-    if compiled and (module.second_order or isinstance(module, Adapts)):
+    inside = module.second_order or module.aggregates
+    if compiled and (inside or isinstance(module, Adapts)):
         raise ValueError(
             f"torch.compile cannot compile the training step of {type(module).__name__}, which computes gradients "
             "itself. Give the Trainer the module as it is; MAML, FOMAML, ANIL and BOIL have compile=True."
         )
-    if not module.second_order:
+    if not inside:
         return
     strategy = type(trainer.strategy).__name__
     if any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
         raise ValueError(
-            f"{strategy} shards parameters, and gradients of gradients through shards are broken in torch. Use "
-            "strategy='ddp', or a first-order algorithm (first_order=True)."
+            f"{strategy} shards parameters, and gradients of gradients, or of one environment after the other, through "
+            "shards are broken in torch. Use strategy='ddp', or a first-order algorithm (first_order=True)."
         )
     if str(trainer.precision) == "16-mixed":
         raise ValueError(
-            "precision='16-mixed' scales the outer loss only; inner gradients underflow unnoticed. Use 'bf16-mixed' or "
-            "'32-true', or a first-order algorithm (first_order=True)."
+            "precision='16-mixed' scales the outer loss only; gradients inside the step underflow unnoticed. Use "
+            "'bf16-mixed' or '32-true', or a first-order algorithm (first_order=True)."
         )
 
 
-OBJECTIVE = {"environment_objectives", "environment_terms", "training_terms", "training_loss", "penalties"}
+OBJECTIVE = {
+    *("environment_objectives", "environment_terms", "training_terms", "training_loss"),
+    *("penalties", "batch_terms", "aggregate", "statistic"),
+}
 
 
 def handled_by(module: Checked) -> tuple[Dealt, ...]:

@@ -15,8 +15,8 @@ from typing_extensions import Unpack
 
 from lightning_gp import checks
 from lightning_gp.contracts import CurvatureKind, Dealt, Key, Rate
-from lightning_gp.environments import Environments, count_of
-from lightning_gp.functional.adaptation import over_environments
+from lightning_gp.environments import Environments
+from lightning_gp.functional.agreement import differentiable_gradients
 from lightning_gp.functional.precomputed import Evaluated, Evaluation
 from lightning_gp.functional.processes import processes, sum_over_processes
 from lightning_gp.modules.base import EnvironmentModule
@@ -66,7 +66,8 @@ class GradientPenalty(NamedEnvironmentModule):
     keys = (
         *NamedEnvironmentModule.keys,
         Key("train/risk", "ℝ", "the loss without the penalty"),
-        Key("train/penalty", "[0, ∞)", "‖∇L‖², without sign and α"),
+        Key("train/penalty", "[0, ∞)", "α‖∇L‖², without sign"),
+        Key("<stage>/penalty", "[0, ∞)", "the same of the examples of the whole epoch"),
     )
 
     def __init__(
@@ -132,6 +133,17 @@ class GradientPenalty(NamedEnvironmentModule):
         )
         return {"risk": losses, "penalty": penalties}
 
+    def measure(self, parameters: Parameters, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """Loss, accuracy, and the gradient times √α, of which ``summarize`` makes the penalty."""
+        _, gradients = self._losses_and_gradients(parameters, Environments((x.unsqueeze(0), y.unsqueeze(0))))
+        scaled = [alpha**0.5 * gradients[name].detach().flatten() for name, alpha in self._penalised().items()]
+        return {**super().measure(parameters, x, y), "gradient": torch.cat(scaled)}
+
+    def summarize(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Adds ``penalty`` and ``objective``: squared after averaging, so no batch size biases them."""
+        penalty = values.pop("gradient").square().sum(1)
+        return {**values, "penalty": penalty, "objective": values["loss"] + self.sign * penalty}
+
     def _penalised(self) -> dict[str, float]:
         """α of the parameters that are not frozen."""
         frozen = {name for name, value in self.network.named_parameters() if not value.requires_grad}
@@ -139,18 +151,7 @@ class GradientPenalty(NamedEnvironmentModule):
 
     def _losses_and_gradients(self, parameters: Parameters, environments: Environments) -> tuple[Tensor, Parameters]:
         """L_τ, (E,), and its gradients (E, *shape) with their graph."""
-        count = count_of(environments)
-        with torch.enable_grad():
-            theta = {name: value.expand(count, *value.shape) for name, value in parameters.items()}
-            for value in theta.values():
-                if not value.requires_grad:
-                    value.requires_grad_()
-            losses: Tensor = over_environments(self.loss, theta, {}, *self.trained_examples(environments))
-            # Environments do not interact, so the gradient of the sum is every environment's own gradient.
-            gradients = torch.autograd.grad(
-                losses.sum(), list(theta.values()), create_graph=True, materialize_grads=True
-            )
-        return losses, dict(zip(theta, gradients, strict=True))
+        return differentiable_gradients(self.loss, parameters, self.trained_examples(environments))
 
     # -- the written-out gradient -------------------------------------------------------------------------------
 

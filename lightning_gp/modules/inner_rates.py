@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lightning_gp import checks
+from lightning_gp.types import RateSchedule
 
 InnerLR: TypeAlias = float | Mapping[str, float]
-Granularity: TypeAlias = Literal["scalar", "parameter", "element"]
+Granularity: TypeAlias = Literal["scalar", "parameter", "element", "step"]
 
 
 class InnerRates(nn.Module):
@@ -21,7 +22,9 @@ class InnerRates(nn.Module):
         inner_lr: one rate, or one per parameter name or name prefix (the longest match counts).
         parameters: the adapted parameters by name; learned rates take their shapes and precision from them.
         learned: train the rates with the outer optimizer (Z. Li et al., "Meta-SGD", 2017).
-        per: granularity of learned rates: one ``"scalar"``, one per ``"parameter"``, or one per ``"element"``.
+        per: granularity of learned rates: one ``"scalar"``, one per ``"parameter"``, one per ``"element"``, or one per
+            parameter and inner ``"step"`` (A. Antoniou et al., "How to train your MAML", 2019).
+        steps: inner steps in training; with a rate for each, further steps take the last.
 
     Raises:
         ValueError: if a rate is negative or not finite, a name is unknown, or a parameter is left without a rate.
@@ -40,10 +43,11 @@ class InnerRates(nn.Module):
         parameters: Mapping[str, Tensor],
         learned: bool = False,
         per: Granularity = "parameter",
+        steps: int = 1,
     ) -> None:
         super().__init__()
-        if per not in ("scalar", "parameter", "element"):
-            raise ValueError(f"inner_lr_per={per!r} is unknown; use 'scalar', 'parameter' or 'element'.")
+        if per not in ("scalar", "parameter", "element", "step"):
+            raise ValueError(f"inner_lr_per={per!r} is unknown; use 'scalar', 'parameter', 'element' or 'step'.")
         if learned and per == "scalar" and isinstance(inner_lr, Mapping):
             raise ValueError(
                 "inner_lr_per='scalar' learns one rate; give inner_lr as one number, or another granularity."
@@ -51,12 +55,13 @@ class InnerRates(nn.Module):
         self.given = inner_lr
         self.initial = _resolved(inner_lr, list(parameters))
         self.rates = nn.ParameterDict()
+        self.steps = steps if learned and per == "step" else 0
         if learned and per == "scalar":
             name, rate = next(iter(self.initial.items()))
             self.rates["all"] = nn.Parameter(parameters[name].new_tensor(rate))
         elif learned:
             for name, rate in self.initial.items():
-                shape = parameters[name].shape if per == "element" else ()
+                shape = {"element": parameters[name].shape, "step": (steps,)}.get(per, ())
                 self.rates[name.replace(".", "/")] = nn.Parameter(parameters[name].new_full(shape, rate))
 
     @property
@@ -87,6 +92,18 @@ class InnerRates(nn.Module):
         if "all" in self.rates:
             return dict.fromkeys(wanted, self.rates["all"])
         return {name: self.rates[name.replace(".", "/")] for name in wanted}
+
+    def schedule(self, names: Sequence[str] | None = None) -> RateSchedule:
+        """What the inner loop takes: ``forward``, or that of each step where each has rates of its own.
+
+        Args:
+            names: see ``forward``.
+        """
+        rates = self.forward(names)
+        if not self.steps:
+            return rates
+        stacks = {name: torch.as_tensor(rate) for name, rate in rates.items()}
+        return tuple({name: stack[step] for name, stack in stacks.items()} for step in range(self.steps))
 
     def numbers(self) -> tuple[float, ...]:
         """The rate of each parameter as it was put in; learned ones start from there."""

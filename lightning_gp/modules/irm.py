@@ -11,7 +11,9 @@ Sources:
 out of training and validation. Of the metrics of the training environments, ``val/loss`` and ``val/accuracy`` (also the
 worst one's) prefer ERM by construction, because a spurious feature *does* help there; with such a selection IRM has
 been found no better than ERM on colored MNIST [G21]. ``val/objective``, the risk plus the penalty at its full weight,
-is what IRM itself wants small: watch that, on held-out examples of the training environments, or keep the last step.
+is what IRM itself wants small: watch that, on held-out examples of the training environments, or keep the last step. It
+grows with the penalty weight: to choose between weights leave a training environment out (``leave_out`` of the data
+modules) and watch ``val/loss``.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from lightning_gp.contracts import Dealt, Key
-from lightning_gp.environments import EnvironmentBatch
+from lightning_gp.environments import Environments
 from lightning_gp.functional.penalties import halves, scale_gradient
-from lightning_gp.functional.processes import processes, sum_over_processes
 from lightning_gp.modules.accuracy import accuracy
+from lightning_gp.modules.dispersion import DispersionModule
 from lightning_gp.modules.invariance import InvarianceModule
 from lightning_gp.types import ModuleOptions, Parameters
 
@@ -60,7 +62,6 @@ class IRMv1(InvarianceModule):
     keys = (
         *InvarianceModule.keys,
         Key("<stage>/penalty", "[0, ∞)", "of the examples of the whole epoch in one mean"),
-        Key("<stage>/objective", "ℝ", "risk + λ·penalty at the full λ"),
     )
 
     def __init__(
@@ -103,7 +104,7 @@ class IRMv1(InvarianceModule):
         return {**values, "penalty": penalty, "objective": values["loss"] + self.penalty_weight * penalty}
 
 
-class REx(InvarianceModule):
+class REx(DispersionModule):
     """Variance risk extrapolation: mean_τ R_τ + λ Var_τ(R_τ), the variance with divisor E [K21, section 3.2].
 
     Arguments as for ``InvarianceModule``. All environments of a batch are computed at once: the penalty couples them.
@@ -115,22 +116,9 @@ class REx(InvarianceModule):
         torch.Size([])
     """
 
-    couples_environments = True
     handles = ("episodes", "shares")
 
-    def penalties(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """(R_τ − mean R)², (E,), whose mean is the variance."""
-        return self.squared_deviations(self.risks(logits, targets))
-
-    def squared_deviations(self, risks: Tensor) -> Tensor:
-        """Squared deviations from the mean risk of all environments, on all processes."""
-        mean = sum_over_processes(risks.sum()) / (risks.numel() * processes())
-        return (risks - mean).square()
-
-    def training_terms(self, batch: EnvironmentBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean objective and its terms, with all environments in one graph."""
-        parameters, batches = self.network_parameters(), self.checked(batch)
-        self.pieces(batches)  # says how many environments `unadapted` computes at once
-        risks = torch.cat([self.risks(*self.logits(parameters, environments)) for environments in batches])
-        terms = self.terms(parameters, risks, self.squared_deviations(risks))
-        return self.combined(terms).mean(), {name: value.detach().mean() for name, value in terms.items()}
+    def statistic(self, parameters: Parameters, environments: Environments) -> tuple[Tensor, Tensor]:
+        """The risks, twice."""
+        risks = self.risks(*self.logits(parameters, environments))
+        return risks, risks

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,7 +16,8 @@ from typing_extensions import Unpack
 from lightning_gp import checks
 from lightning_gp.contracts import Key
 from lightning_gp.environments import Environments
-from lightning_gp.functional.adaptation import Trajectory, over_environments, rate_of, stepped
+from lightning_gp.functional.adaptation import Trajectory, over_environments
+from lightning_gp.functional.gradient_steps import gradient_steps
 from lightning_gp.functional.held_constant import constant
 from lightning_gp.functional.linearity import (
     DETACH,
@@ -27,6 +29,7 @@ from lightning_gp.functional.linearity import (
 )
 from lightning_gp.modules.inner_rates import InnerLR
 from lightning_gp.modules.maml import MAML
+from lightning_gp.modules.step_losses import earlier_losses
 from lightning_gp.types import InnerLoopOptions, ParameterChoice, Parameters
 
 REGRESSION = (F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss)
@@ -44,7 +47,9 @@ class LIL(MAML):
     loop of the task loss and its query outputs; beyond MAML there is one more query forward pass, at θ̂.
 
     The base algorithm is chosen by arguments: MAML as it is, ANIL with ``adapt="head"``, BOIL with ``adapt="body"``,
-    FOMAML with ``first_order=True``. The last drops the inner loop's Jacobian from the gradient of the task loss only:
+    FOMAML with ``first_order=True``, inner ascent with ``direction="ascent"``, Meta-SGD and MAML++ with
+    ``learn_inner_lr``, ``inner_lr_per`` and ``multi_step_loss``. (``Reptile`` and ``ImplicitMAML`` differentiate no
+    path, and take no loss on it.) First order drops the inner loop's Jacobian from the gradient of the task loss only:
     that is ∇L_τ^te at θ_S, while the two regularisers are differentiated through the inner loop to second order
     (they have no first-order part to speak of). It costs a second query forward pass at θ_S, unless
     ``detach="target"``. [L22] itself has no such mixture: for FOMAML it trains with the regulariser first and without
@@ -152,15 +157,20 @@ class LIL(MAML):
     # -- the objective ------------------------------------------------------------------------------------------
 
     def term_weights(self) -> dict[str, float]:
-        """A on the phase loss, b on the amplitude loss."""
-        return {"phase_loss": self.phase_weight, "amplitude_loss": self.amplitude_weight}
+        """A on the phase loss, b on the amplitude loss; the shares of the losses after each step, as in ``MAML``."""
+        shares = super().term_weights()
+        own = {"phase_loss": self.phase_weight, "amplitude_loss": self.amplitude_weight}
+        return {**own, "task_loss": shares["query_loss"], "earlier_loss": shares["earlier_loss"]} if shares else own
 
     def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
         """``task_loss`` and, where they have a weight, ``phase_loss`` and ``amplitude_loss`` of each environment."""
         trajectory = self.adaptation(self.loss, parameters, environments, first_order=not self.second_order)
         x, y = environments.split("query")
-        losses, outputs = self._query(trajectory, x, y)
+        task = self._first_order_path(trajectory) if self.first_order and self.regularised else trajectory
+        losses, outputs = self._query(task, trajectory, x, y)
         terms = {"task_loss": losses}
+        if "earlier_loss" in self.term_weights():
+            terms["earlier_loss"] = earlier_losses(self.loss, task, (x, y))
         if not self.regularised:
             return terms
         length = trajectory.path_length
@@ -172,24 +182,21 @@ class LIL(MAML):
             terms["amplitude_loss"] = length
         return terms
 
-    def _query(self, trajectory: Trajectory, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _query(self, task: Trajectory, trajectory: Trajectory, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Task losses (E,) and outputs (E, Q, ...) at θ_S, from one forward pass where one will do."""
-        shared, final = trajectory.shared, trajectory.parameters[-1]
-        if not (self.first_order and self.regularised):
-            losses, outputs = over_environments(self.loss_and_outputs, final, shared, x, y)
+        shared = trajectory.shared
+        losses, outputs = over_environments(self.loss_and_outputs, task.parameters[-1], shared, x, y)
+        if task is trajectory or self.detach == "target" or not self.phase_weight:
             return losses, outputs
-        constant = self.detach == "target" or not self.phase_weight
-        losses, outputs = over_environments(self.loss_and_outputs, self._first_order_end(trajectory), shared, x, y)
-        return losses, outputs if constant else over_environments(self.predict, final, shared, x)
+        return losses, over_environments(self.predict, trajectory.parameters[-1], shared, x)
 
-    def _first_order_end(self, trajectory: Trajectory) -> Parameters:
-        """θ_S again, as a function of θ_0 and the rates for constant gradients."""
-        theta, rates = trajectory.parameters[0], self.inner_rates(self.adapted)
+    def _first_order_path(self, trajectory: Trajectory) -> Trajectory:
+        """The path again, as a function of θ_0 and the rates for constant gradients."""
+        loop, path = self.inner_loop(), [trajectory.parameters[0]]
+        update = gradient_steps(loop.signed_rates, loop.normalize)
         for gradient in trajectory.gradients:
-            theta = {
-                name: stepped(value, constant(gradient[name]), rate_of(rates, name)) for name, value in theta.items()
-            }
-        return theta
+            path.append(update(path[-1], {name: constant(value) for name, value in gradient.items()}))
+        return replace(trajectory, parameters=tuple(path))
 
     def _try_out(self, batches: Sequence[Environments]) -> None:
         super()._try_out(batches)

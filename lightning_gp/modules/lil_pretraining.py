@@ -109,6 +109,8 @@ class LILPretraining(MAML):
             raise ValueError(
                 "learn_inner_lr=True has no effect on the phase loss; learn the rates with MAML afterwards."
             )
+        if self.multi_step_loss:
+            raise ValueError("multi_step_loss has no effect on the phase loss; leave it 0.")
         if self.criterion in REGRESSION or isinstance(self.criterion, REGRESSION_MODULES):
             name = getattr(self.criterion, "__name__", type(self.criterion).__name__)
             raise ValueError(

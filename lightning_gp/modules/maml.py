@@ -7,8 +7,6 @@ regularization perspective", 2021 [T21].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,40 +18,39 @@ from lightning_gp import checks
 from lightning_gp.contracts import CurvatureKind, InnerLoop, Key, Rate
 from lightning_gp.environments import Environments
 from lightning_gp.functional.adaptation import Trajectory, over_environments
-from lightning_gp.functional.inner_loop import differentiate, run
+from lightning_gp.functional.inner_loop import run
 from lightning_gp.functional.inner_optimizers.step import check_inner_optimizer
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.meta_gradient import meta_gradient
-from lightning_gp.functional.precomputed import Evaluated, Evaluation
-from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.inner_rates import Granularity, InnerLR, InnerRates
+from lightning_gp.modules.step_losses import earlier_losses, earlier_weight
+from lightning_gp.modules.written_out import WrittenOut
 from lightning_gp.networks.parts import select_parameters
-from lightning_gp.types import (
-    Examples,
-    InnerOptimizer,
-    Loss,
-    MetaGradient,
-    ModuleOptions,
-    ParameterChoice,
-    Parameters,
-    Rates,
-)
+from lightning_gp.types import Direction, Examples, InnerOptimizer, Loss, ModuleOptions, ParameterChoice, Parameters
 
 
-class MAML(EnvironmentModule):
+class MAML(WrittenOut):
     """Model-agnostic meta-learning: mean_τ L_τ^te(θ_S), θ_{k+1} = θ_k − α ∇L_τ^tr(θ_k) [T21, Eq. 3-5].
 
     {keys}
 
     Args:
         network: the network; see ``EnvironmentModule``.
-        inner_lr: α ≥ 0, one number or one per parameter name or prefix.
+        inner_lr: α ≥ 0, one number or one per parameter name or prefix; with ``normalize`` the length ρ of a step.
         inner_steps: S ≥ 1, inner steps in training.
         first_order: drop the second derivatives (FOMAML).
         adapt: what the inner loop updates: ``"all"``, ``"head"``, ``"body"``, name prefixes, or a predicate on names.
         eval_inner_steps: inner steps at validation and test; None for ``inner_steps``.
         learn_inner_lr: train the inner rates as well, starting from ``inner_lr``.
-        inner_lr_per: granularity of learned rates: ``"scalar"``, ``"parameter"`` or ``"element"`` (Meta-SGD).
+        inner_lr_per: granularity of learned rates: ``"scalar"``, ``"parameter"``, ``"element"`` (Meta-SGD), or
+            ``"step"``, one per parameter and inner step (MAML++); more steps at evaluation take the last.
+        direction: ``"ascent"`` goes up the support loss instead, θ_{k+1} = θ_k + α ∇L_τ^tr(θ_k): min–max, the mirror
+            image of MAML [T21, section V].
+        normalize: each environment's step is along ∇L_τ^tr/‖∇L_τ^tr‖ over the adapted parameters, none where it is 0.
+            With ascent, ``first_order`` and the query set as support, this is sharpness-aware minimisation (SAM) in
+            each environment.
+        multi_step_loss: T: train on the query loss after every inner step, equally at first and on the last alone after
+            T optimizer steps, see ``modules.step_losses`` (MAML++); 0 for the last alone.
         inner_optimizer: builds an SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad or Adadelta of ``torch.optim`` for
             the inner loop in place of gradient descent; ``inner_lr`` then has no effect.
         recompute: compute each inner step again instead of storing its graph; memory does not grow with S. The loss
@@ -74,9 +71,11 @@ class MAML(EnvironmentModule):
     """
 
     keys = (
-        *EnvironmentModule.keys,
+        *WrittenOut.keys,
         Key("<stage>/loss_step_<i>", "ℝ", "the query loss after i inner steps; after the last it is ``<stage>/loss``"),
         Key("<stage>/accuracy_step_<i>", "[0, 1]", "likewise the accuracy"),
+        Key("train/query_loss", "ℝ", "the query loss after the last inner step, with ``multi_step_loss``"),
+        Key("train/earlier_loss", "ℝ", "likewise the mean of those after the steps before"),
     )
 
     def __init__(
@@ -89,6 +88,9 @@ class MAML(EnvironmentModule):
         eval_inner_steps: int | None = None,
         learn_inner_lr: bool = False,
         inner_lr_per: Granularity = "parameter",
+        direction: Direction = "descent",
+        normalize: bool = False,
+        multi_step_loss: int = 0,
         inner_optimizer: InnerOptimizer | None = None,
         recompute: bool = False,
         compile: bool = False,
@@ -98,6 +100,8 @@ class MAML(EnvironmentModule):
         none = "use ERM to train without an inner loop"
         checks.whole(1, hint=none, inner_steps=inner_steps)
         checks.optional_whole(1, hint=none, eval_inner_steps=eval_inner_steps)
+        checks.whole(0, multi_step_loss=multi_step_loss)
+        checks.choice(("descent", "ascent"), direction=direction)
         self.save_hyperparameters()
         self.inner_steps = inner_steps
         self.eval_inner_steps = inner_steps if eval_inner_steps is None else eval_inner_steps
@@ -106,12 +110,22 @@ class MAML(EnvironmentModule):
         own = {name: network.get_parameter(name).detach() for name in self.adapted}
         if inner_optimizer is not None:
             check_inner_optimizer(inner_optimizer, own)
-        self.inner_rates = InnerRates(inner_lr, own, learn_inner_lr, inner_lr_per)
+            if direction == "ascent" or normalize:
+                raise ValueError(
+                    f"direction={direction!r}, normalize={normalize} are of plain inner steps, in whose place is an "
+                    "inner_optimizer; let it ascend by its own option maximize=True, or leave it None."
+                )
+        self.direction: Direction = direction
+        self.normalize = normalize
+        self.multi_step_loss = multi_step_loss
+        self.inner_rates = InnerRates(inner_lr, own, learn_inner_lr, inner_lr_per, inner_steps)
         self.inner_optimizer = inner_optimizer
         self.recompute = recompute
         self.compile_step = compile
         if recompute or compile:
-            self._check_explicit()
+            self.check_written_out(MAML)
+            if multi_step_loss:
+                raise ValueError("recompute=True and compile=True keep θ_S alone; set multi_step_loss to 0.")
         self._meta_gradient = torch.compile(meta_gradient, dynamic=False) if compile else meta_gradient
 
     @property
@@ -136,9 +150,16 @@ class MAML(EnvironmentModule):
 
     def inner_loop(self) -> InnerLoop:
         """The inner loop of this module: what both ways to differentiate it, the callbacks and the maps take."""
-        adapted = self.adapted
-        rates = self.inner_rates(adapted)
-        return InnerLoop(self.loss, rates, self.inner_steps, adapted, self.first_order, self.inner_optimizer)
+        return InnerLoop(
+            self.loss,
+            self.inner_rates.schedule(self.adapted),
+            self.inner_steps,
+            self.adapted,
+            self.first_order,
+            self.inner_optimizer,
+            self.direction,
+            self.normalize,
+        )
 
     def rate(self) -> Rate:
         """The inner rate of all adapted parameters.
@@ -151,9 +172,23 @@ class MAML(EnvironmentModule):
                 f"{type(self).__name__} adapts with an inner_optimizer, which ignores inner_lr; remove it, or tune the "
                 "optimizer's own settings by hand."
             )
-        rates = self.inner_rates
-        kind: CurvatureKind = "fomaml" if self.first_order else "maml"
-        return Rate("inner_lr", "inner rate α", rates.numbers, rates.fill, kind, self.inner_steps)
+        changes = f"multi_step_loss={self.multi_step_loss} changes the objective while training; set it to 0 for a map."
+        return Rate(
+            "inner_lr",
+            "radius ρ" if self.normalize else f"inner rate α{', ascent' if self.direction == 'ascent' else ''}",
+            self.inner_rates.numbers,
+            self.inner_rates.fill,
+            self._curvature_kind(),
+            self.inner_steps,
+            changes=changes if self.multi_step_loss else "",
+        )
+
+    def _curvature_kind(self) -> CurvatureKind | None:
+        if self.normalize or self.multi_step_loss:
+            return None
+        if self.direction == "ascent":
+            return "first_order_ascent" if self.first_order else "ascent"
+        return "fomaml" if self.first_order else "maml"
 
     def adaptation(self, loss: Loss, parameters: Parameters, environments: Environments, **options: Any) -> Trajectory:
         """Runs the inner loop on the support sets.
@@ -168,13 +203,19 @@ class MAML(EnvironmentModule):
         kept = {name: options.pop(name) for name in ("create_graph", "final_gradient") if name in options}
         return run(replace(self.inner_loop(), loss=loss, **options), parameters, environments.support, **kept)
 
+    def term_weights(self) -> dict[str, float]:
+        """The share of the query losses before the last inner step, while ``multi_step_loss`` lasts."""
+        earlier = earlier_weight(self.global_step, self.multi_step_loss, self.inner_steps)
+        return {"query_loss": 1 - earlier, "earlier_loss": earlier} if earlier else {}
+
     def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
-        """L_τ^te(θ_S) of each environment, (E,)."""
+        """L_τ^te(θ_S) of each environment, (E,), and the mean of those before the last step where they count."""
         trajectory = self.adaptation(self.loss, parameters, environments)
-        losses: Tensor = over_environments(
-            self.loss, trajectory.parameters[-1], trajectory.shared, *environments.split("query")
-        )
-        return {"loss": losses}
+        query = environments.split("query")
+        losses: Tensor = over_environments(self.loss, trajectory.parameters[-1], trajectory.shared, *query)
+        if not self.term_weights():
+            return {"loss": losses}
+        return {"query_loss": losses, "earlier_loss": earlier_losses(self.loss, trajectory, query)}
 
     def evaluate(self, environments: Environments) -> dict[str, Tensor]:
         """Query loss and accuracy of each environment before adaptation and after each inner step."""
@@ -200,80 +241,3 @@ class MAML(EnvironmentModule):
             with torch.no_grad():
                 outputs: Tensor = over_environments(self.predict, end.parameters[-1], end.shared, x.clone())
         return outputs
-
-    # -- the explicit meta-gradient -----------------------------------------------------------------------------
-
-    def explicit(self, total: int) -> Evaluation[Environments] | None:
-        """The written-out gradient, with ``recompute`` or ``compile``."""
-        if not (self.recompute or self.compile_step):
-            return None
-
-        def evaluated(environments: Environments) -> Evaluated:
-            parameters, rates = self.network_parameters(), self.inner_rates(self.adapted)
-            result = self.meta_gradient(parameters, environments, weight=1 / total)
-            gradients = {id(tensor): result.parameters[name] for name, tensor in parameters.items()}
-            for name, gradient in result.rates.items():
-                rate = rates[name]
-                assert isinstance(rate, Tensor)
-                gradient = gradient.sum_to_size(rate.shape)
-                gradients[id(rate)] = gradients[id(rate)] + gradient if id(rate) in gradients else gradient
-            known = [gradients.get(id(each), torch.zeros_like(each)) for each in self.trained_parameters()]
-            return Evaluated(result.losses.sum() / total, known, {"loss": result.losses.sum() / total})
-
-        return evaluated
-
-    def meta_gradient(
-        self,
-        parameters: Parameters,
-        environments: Environments,
-        rates: Rates | None = None,
-        function: Callable[..., MetaGradient] | None = None,
-        **options: Any,
-    ) -> MetaGradient:
-        """The gradient of the query losses at θ_S, written out; see ``functional.meta_gradient``.
-
-        Args:
-            parameters: θ_0, (*shape).
-            environments: with a query set, or without.
-            rates: in place of the module's.
-            function: what to run, in place of ``functional.meta_gradient`` (compiled, with ``compile=True``).
-            **options: of ``functional.meta_gradient``.
-        """
-        loop = self.inner_loop()
-        with self._naming_compilation():
-            return differentiate(
-                loop if rates is None else replace(loop, rates=rates),
-                parameters,
-                environments.support,
-                environments.split("query"),
-                function=function or self._meta_gradient,
-                rate_gradients=self.learns_rates and rates is None,
-                traceable=self.compile_step,
-                **options,
-            )
-
-    @contextmanager
-    def _naming_compilation(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if not self.compile_step or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise
-            raise RuntimeError(
-                f"torch {torch.__version__} could not compile the step of {type(self).__name__}, with "
-                f"{type(error).__name__}: leave compile False, or try a newer torch. Above is torch's own message."
-            ) from error
-
-    def _check_explicit(self) -> None:
-        for name in ("environment_objectives", "environment_terms", "adaptation"):
-            own = next(kind for kind in type(self).__mro__ if name in vars(kind))
-            if own not in (MAML, EnvironmentModule):
-                raise ValueError(
-                    f"{type(self).__name__} overrides {name}, whose gradient recompute=True and compile=True do not "
-                    "know; leave both False, or override inner_loop(), which changes every way to differentiate it."
-                )
-        if self.inner_optimizer is not None:
-            raise ValueError(
-                "recompute=True and compile=True write out the gradient of plain gradient descent; leave both False "
-                "together with inner_optimizer."
-            )

@@ -1,8 +1,9 @@
-"""FOMAML, ANIL and BOIL: MAML with other defaults of what is adapted and differentiated.
+"""FOMAML, ANIL, BOIL and MetaSGD: MAML with other defaults of what is adapted and differentiated.
 
 Sources: C. Finn, P. Abbeel, S. Levine, "Model-agnostic meta-learning for fast adaptation of deep networks", ICML 2017
 (FOMAML); A. Raghu et al., "Rapid learning or feature reuse?", ICLR 2020 (ANIL); J. Oh et al., "BOIL: towards
-representation change for few-shot learning", ICLR 2021 (BOIL).
+representation change for few-shot learning", ICLR 2021 (BOIL); Z. Li et al., "Meta-SGD: learning to learn quickly for
+few-shot learning", 2017 (MetaSGD).
 """
 
 from __future__ import annotations
@@ -66,4 +67,24 @@ class BOIL(MAML):
         adapt: ParameterChoice = "body",
         **kwargs: Unpack[InnerLoopOptions],
     ) -> None:
+        super().__init__(network, inner_lr, inner_steps, first_order, adapt, **kwargs)
+
+
+class MetaSGD(MAML):
+    """MAML whose inner rates are learned, one for each entry of each adapted parameter (Z. Li et al., 2017).
+
+    Arguments as for ``MAML``, with ``learn_inner_lr=True`` and ``inner_lr_per="element"``, from ``inner_lr`` on. (The
+    paper starts from rates that are drawn at random.)
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inner_lr: InnerLR = 0.01,
+        inner_steps: int = 1,
+        first_order: bool = False,
+        adapt: ParameterChoice = "all",
+        **kwargs: Unpack[InnerLoopOptions],
+    ) -> None:
+        kwargs = {"learn_inner_lr": True, "inner_lr_per": "element", **kwargs}
         super().__init__(network, inner_lr, inner_steps, first_order, adapt, **kwargs)

@@ -39,6 +39,7 @@ class NamedEnvironmentModule(EnvironmentModule):
         *EnvironmentModule.keys,
         Key("<stage>/worst_loss", "ℝ", "the loss of the worst environment"),
         Key("<stage>/worst_accuracy", "[0, 1]", "its accuracy"),
+        Key("<stage>/objective", "ℝ", "the loss, plus the penalty at its full weight where there is one"),
         Key("<stage>/accuracy/<name>", "[0, 1]", "the accuracy of each environment"),
         Key("<stage>/loss/<name>", "ℝ", "its loss, for regression"),
     )
@@ -58,6 +59,11 @@ class NamedEnvironmentModule(EnvironmentModule):
     def mean_over_examples(self, means: Tensor, targets: Tensor) -> Tensor:
         """Means over this process's examples of targets (E, K, ...), turned into means over those of all processes."""
         return mean_over_processes(means, targets.shape[1]) if self.shares_examples else means
+
+    def variance_over_examples(self, values: Tensor, targets: Tensor) -> Tensor:
+        """The variance (divisor K) of values (E, K, D) over the examples of targets, of all processes: (E, D)."""
+        mean = self.mean_over_examples(values.mean(1), targets)
+        return self.mean_over_examples((values - mean.unsqueeze(1)).square().mean(1), targets)
 
     def pieces(self, batches: Sequence[Environments]) -> list[Environments]:
         """Chunks of environments; one by one where processes must cut alike, as their collectives have to match."""
@@ -85,8 +91,8 @@ class NamedEnvironmentModule(EnvironmentModule):
             return columns if self.by_name else self.summarize(columns)
 
     def summarize(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What to log of the numbers of each environment, (E,), averaged over all its examples."""
-        return values
+        """What to log of the numbers of each environment, (E,), averaged over all its examples; ``objective``, too."""
+        return {**values, "objective": values["loss"]}
 
     def _evaluate_batch(self, batch: EnvironmentBatch, stage: str, loader: int) -> None:
         if not self.by_name:
@@ -120,18 +126,18 @@ class NamedEnvironmentModule(EnvironmentModule):
         for key, statistic in self.statistics.items():  # positions of a name come in order
             loader, name, _ = key.split(":")
             assert isinstance(statistic, ExampleMean)
-            loaders.setdefault(loader, {}).setdefault(name, []).append(statistic.compute().float())
+            loaders.setdefault(loader, {}).setdefault(name, []).append(statistic.compute())
         for loader, columns in loaders.items():
             suffix = f"/dataloader_idx_{loader}" if len(loaders) > 1 else ""
             values = self.summarize({name: torch.stack(column) for name, column in columns.items()})
             shown = "accuracy" if "accuracy" in values else "loss"
             for name, value in values.items():
-                self.log(f"{stage}/{name}{suffix}", value.mean(), prog_bar=name == shown)
-            self.log(f"{stage}/worst_loss{suffix}", values["loss"].max())
+                self.log(f"{stage}/{name}{suffix}", value.mean().float(), prog_bar=name == shown)
+            self.log(f"{stage}/worst_loss{suffix}", values["loss"].max().float())
             if "accuracy" in values:
-                self.log(f"{stage}/worst_accuracy{suffix}", values["accuracy"].min())
+                self.log(f"{stage}/worst_accuracy{suffix}", values["accuracy"].min().float())
             for environment, value in zip(self._names(stage, len(values[shown])), values[shown], strict=True):
-                self.log(f"{stage}/{shown}/{environment}{suffix}", value)
+                self.log(f"{stage}/{shown}/{environment}{suffix}", value.float())
 
     def _names(self, stage: str, count: int) -> Sequence[str]:
         names = self._data.environment_names.get(stage, ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 from abc import abstractmethod
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from torch import nn
 
 from lightning_gp import checks
+from lightning_gp._lightning import NAMESPACE
 from lightning_gp.hyperparameters import plain
-from lightning_gp.modules.arguments import UNSAVED, arguments_of, given, savable
+from lightning_gp.modules.arguments import UNSAVED, arguments_of, given, savable, unsaved
+from lightning_gp.modules.description import description
 from lightning_gp.modules.evaluation import Evaluation
 from lightning_gp.modules.hooks import always
 from lightning_gp.modules.resuming import (
@@ -27,6 +30,9 @@ from lightning_gp.modules.resuming import (
 )
 from lightning_gp.modules.schedulers import check_scheduler, scheduler_config, with_rate
 from lightning_gp.types import LRSchedulerCallable, OptimizerCallable, SchedulerConfig
+
+_of_command_line: Any = importlib.import_module(f"{NAMESPACE}.core.mixins.hparams_mixin")._given_hyperparameters
+"""In which Lightning's command line keeps the config that it builds a module of."""
 
 
 class Resumable(Evaluation):
@@ -90,6 +96,9 @@ class Resumable(Evaluation):
     def save_hyperparameters(self, *args: Any, ignore: Any = None, frame: Any = None, logger: bool = True) -> None:
         """Lightning's, without what only a loader that runs code could read, and in plain Python.
 
+        From the command line, the configs of network, criterion and optimizer are among them, from which
+        ``load_from_checkpoint`` builds the module anew.
+
         Args:
             *args: names of arguments; all that can be saved, if there are none.
             ignore: names of arguments to leave out.
@@ -99,7 +108,10 @@ class Resumable(Evaluation):
         caller = inspect.currentframe()
         ignored = [ignore] if isinstance(ignore, str) else list(ignore or ())
         if not args:
-            ignored += [*UNSAVED, *(name for name, value in arguments_of(self).items() if not savable(value))]
+            configs = _of_command_line.get() or {}
+            plainly = {name for name, config in configs.items() if savable(config)}
+            kept = {name for name, value in arguments_of(self).items() if savable(value)} - {*UNSAVED} | plainly
+            ignored += [name for name in {*UNSAVED, *arguments_of(self)} if name not in kept]
         super().save_hyperparameters(*args, ignore=ignored, frame=frame or (caller and caller.f_back), logger=logger)
         self._set_hparams(plain(self.hparams))
         self._hparams_initial = copy.deepcopy(self._hparams)
@@ -108,7 +120,7 @@ class Resumable(Evaluation):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notes which algorithm saved the checkpoint, and what was given to it that is no hyperparameter."""
         checkpoint["algorithm"] = type(self).__name__
-        checkpoint["given"] = {name: text for name, text in self._given.items() if name not in self.hparams}
+        checkpoint["given"] = {name: text for name, text in self._given.items() if unsaved(name, self.hparams)}
         checkpoint["optimizer_settings"] = self._settings
         checkpoint["plateau_metrics"] = plateau_metrics(self._trainer) if self._trainer is not None else {}
 
@@ -137,7 +149,9 @@ class Resumable(Evaluation):
 
     @always
     def on_fit_start(self) -> None:
-        """Refuses, before Lightning puts back their state, other optimizers and schedulers than the checkpoint's."""
+        """Refuses, before Lightning puts back their state, others than the checkpoint's; tells loggers."""
         self._settings = settings(self.trainer)
         saved, self._saved_settings = self._saved_settings, []
         check_settings(self._settings, saved)
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(description(self, self.trainer))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_gp._lightning import Callback
 from lightning_gp.hyperparameters import plain
-from lightning_gp.modules.arguments import differ, savable
+from lightning_gp.modules.arguments import UNSAVED, differ, savable, unsaved
 from lightning_gp.networks.pretrained import weight_differences
 
 FREE = ("vectorize", "recompute", "compile", "eval_inner_steps")
@@ -73,12 +73,12 @@ def check_configuration(
     if checkpoint.get("algorithm", algorithm) != algorithm:
         differences.append(f"the algorithm is {checkpoint['algorithm']} there but {algorithm} here")
     saved = checkpoint.get("hyper_parameters", {})
-    for name in sorted(set(arguments) & set(saved) - set(FREE)):
+    for name in sorted(set(arguments) & set(saved) - {*FREE, *UNSAVED}):
         if not name.startswith("_") and _plain(saved[name]) != _plain(arguments[name]):
             differences.append(f"{name} is {saved[name]!r} there but {arguments[name]!r} here")
     noted = checkpoint.get("given")
     if noted is not None:
-        own = {name: text for name, text in given.items() if name not in arguments}
+        own = {name: text for name, text in given.items() if unsaved(name, arguments)}
         for name in sorted((noted.keys() | own.keys()) - {*FREE, "optimizer", "lr_scheduler"}):
             if name not in noted or name not in own or differ(noted[name], own[name]):
                 there, here = (each.get(name, "at its default") for each in (noted, own))

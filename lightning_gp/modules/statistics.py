@@ -57,11 +57,11 @@ class EpisodeInterval(EpisodeMean):
 
 
 class ExampleMean(_Sums):
-    """Mean over examples of a number that is known batch by batch."""
+    """Mean over examples of a number, or of several, known batch by batch."""
 
     def update(self, mean: Tensor, examples: int) -> None:
-        """Adds the mean over some ``examples``."""
-        self.total += mean.detach().sum().to(self.total.dtype) * examples
+        """Adds the mean over some ``examples``, (1, *shape)."""
+        self.total = self.total + mean.detach().squeeze(0).to(self.total.dtype) * examples
         self.count += examples
 
     def compute(self) -> Tensor:

@@ -64,6 +64,20 @@ def _within(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(prefix + ".")
 
 
+def named_submodule(network: nn.Module, name: str) -> nn.Module:
+    """The layer of that name.
+
+    Raises:
+        ValueError: if there is none, naming those that there are.
+    """
+    layers = dict(network.named_modules())
+    if not name or name not in layers:
+        raise ValueError(
+            f"head={name!r} names no layer of {type(network).__name__}; there are {[each for each in layers if each]}."
+        )
+    return layers[name]
+
+
 def running_statistics(network: nn.Module) -> list[str]:
     """Names of the normalisation layers that keep running statistics."""
     return [

@@ -90,8 +90,8 @@ def spelled(
     """A user's words as the parser wants them, ``--name=value`` each, and the words that are no options.
 
     A dash is as good as an underscore, the last part of a dotted name is enough, a flag needs no value, a list's
-    elements follow one another, and words without an option are the ``first`` arguments. One number for ``seeds`` is
-    their count: ``--seeds 3`` is ``--seeds 0 1 2``; one seed alone is ``--seeds [5]``.
+    elements follow one another, and words without an option are the ``first`` arguments. One number for a list of
+    ``seeds`` is their count: ``--seeds 3`` is ``--seeds 0 1 2``; one seed alone is ``--seeds [5]``.
 
     Args:
         words: of the command line.
@@ -142,9 +142,9 @@ def _option(name: str, hint: Any, values: Sequence[str]) -> list[str]:
     """``--name=value``; without a value the option alone, which the parser refuses."""
     if not values:
         return [f"--{name}"]
-    if name.rpartition(".")[2] == "seeds" and len(values) == 1 and values[0].lstrip("-").isdecimal():
-        return [f"--{name}={list(seed_list(int(values[0])))}"]
     if not _is_list(hint) or values[0].startswith("["):
         return [f"--{name}={values[0]}"]
+    if name.rpartition(".")[2] == "seeds" and len(values) == 1 and values[0].lstrip("-").isdecimal():
+        return [f"--{name}={list(seed_list(int(values[0])))}"]
     numbers = any({int, float} & {*get_args(part)} for part in (hint, *get_args(hint)))
     return [f"--{name}=" + (f"[{', '.join(values)}]" if numbers else json.dumps(list(values)))]

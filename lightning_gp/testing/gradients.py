@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
 from lightning_gp.contracts import Adapts, InnerLoop
 from lightning_gp.environments import Environments, count_of
+from lightning_gp.functional.held_constant import recorded
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.testing.promises import InapplicableError
 from lightning_gp.types import Rates
@@ -95,8 +97,8 @@ def first_order_gradient(module: EnvironmentModule, batch: Sequence[Environments
     for environments in (one for each in batch for one in each.chunks(1)):
         (x, y), (xq, yq) = environments.support, environments.split("query")
         theta = {name: value.detach().clone() for name, value in module.network_parameters().items()}
-        for _ in range(loop.steps):
-            theta = _descended(loop, theta, x[0], y[0])
+        for step in range(loop.steps):
+            theta = _descended(loop, step, theta, x[0], y[0])
         loss = loop.loss({name: value.requires_grad_() for name, value in theta.items()}, xq[0], yq[0])
         found = torch.autograd.grad(loss, list(theta.values()), materialize_grads=True)
         for name, own in zip(theta, found, strict=True):
@@ -104,14 +106,39 @@ def first_order_gradient(module: EnvironmentModule, batch: Sequence[Environments
     return {f"network.{name}": value for name, value in gradients.items()}
 
 
-def _descended(loop: InnerLoop, theta: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
+def _descended(loop: InnerLoop, step: int, theta: dict[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
     names = [name for name in theta if loop.adapted is None or name in loop.adapted]
     leaves = {name: value.detach().requires_grad_() for name, value in theta.items()}
     own = torch.autograd.grad(loop.loss(leaves, x, y), [leaves[name] for name in names], materialize_grads=True)
-    moved = {name: leaves[name] - _rate(loop.rates, name) * g for name, g in zip(names, own, strict=True)}
+    length = torch.stack([g.norm() for g in own]).norm() if loop.normalize else 1.0
+    factor = loop.sign / length if length else 0.0
+    rates = loop.rates[min(step, len(loop.rates) - 1)] if isinstance(loop.rates, tuple) else loop.rates
+    moved = {name: leaves[name] - factor * _rate(rates, name) * g for name, g in zip(names, own, strict=True)}
     return {name: moved.get(name, value).detach() for name, value in leaves.items()}
 
 
 def _rate(rates: Rates, name: str) -> float | Tensor:
     rate = rates[name] if isinstance(rates, Mapping) else rates
     return rate.detach() if isinstance(rate, Tensor) else rate
+
+
+def holds_constant(module: EnvironmentModule, batch: Sequence[Environments]) -> bool:
+    """Whether the update is no gradient, because a part of the objective is held constant in it."""
+    with recorded() as recording, torch.enable_grad(), suppress(ValueError):
+        module.environment_objectives(module.network_parameters(), batch[0])
+    return recording.used or module.aggregates
+
+
+def update_of(module: EnvironmentModule, batch: Sequence[Environments]) -> dict[str, Tensor]:
+    """The gradient of the mean of ``environment_objectives``, which callbacks and maps differentiate.
+
+    Raises:
+        InapplicableError: if environments of unequal size are coupled.
+    """
+    if len(batch) > 1:
+        raise InapplicableError("environments of unequal size are coupled, so that the objective of one means nothing")
+    parameters = {name: value for name, value in module.network_parameters().items() if value.requires_grad}
+    with torch.enable_grad():
+        value = module.environment_objectives(module.network_parameters(), batch[0]).mean()
+    found = torch.autograd.grad(value, list(parameters.values()), materialize_grads=True)
+    return {f"network.{name}": gradient for name, gradient in zip(parameters, found, strict=True)}

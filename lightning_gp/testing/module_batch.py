@@ -10,7 +10,14 @@ import torch
 from lightning_gp.contracts import Adapts
 from lightning_gp.environments import count_of
 from lightning_gp.modules.base import EnvironmentModule
-from lightning_gp.testing.gradients import TOLERANCE, by_finite_differences, first_order_gradient, loss_and_gradient
+from lightning_gp.testing.gradients import (
+    TOLERANCE,
+    by_finite_differences,
+    first_order_gradient,
+    holds_constant,
+    loss_and_gradient,
+    update_of,
+)
 from lightning_gp.testing.promises import InapplicableError, require
 from lightning_gp.testing.runs import difference, relative
 from lightning_gp.testing.subject import Subject
@@ -25,6 +32,8 @@ def gradient(subject: Subject) -> None:
         expected = first_order_gradient(module, subject.batch)
         error = relative(found, expected)
         reference, worst = "the first-order gradient, at the adapted parameters", "the whole"
+    elif module.couples_environments and holds_constant(module, subject.batch):
+        error, reference, worst = relative(found, update_of(module, subject.batch)), "what the objective gives", "all"
     else:
         error, worst = by_finite_differences(module, subject.batch, found)
         reference = "finite differences"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from lightning_gp.contracts import Adapts, Varies
-from lightning_gp.types import Rates, Split
+from lightning_gp.types import RateSchedule, Split
 
 
 class InnerBound(NamedTuple):
@@ -20,7 +20,7 @@ class InnerBound(NamedTuple):
     Attributes:
         rate: α, the largest of the module's; of a penalty a‖∇L‖², 2a.
         names: of the parameters that it acts on; None for all.
-        split: the examples whose loss has the curvature that counts; None where nothing bounds α.
+        split: the examples whose loss has the curvature that counts; None where nothing bounds α, as in an ascent.
         loses_minimum: whether the minimum is lost for α > 1/λ_max: for a first-order inner loop of an odd number of
             steps and for the negative penalty. With second derivatives, or an even number of steps, c(λ) ≥ 0 at any α.
     """
@@ -48,7 +48,10 @@ def inner_bound(module: object) -> InnerBound | None:
         loop = module.inner_loop()
         if loop.optimizer is not None:
             return None
-        return InnerBound(largest_rate(loop.rates), loop.adapted, "support", loop.first_order and loop.steps % 2 == 1)
+        kind = module.rate().kind if isinstance(module, Varies) else None
+        rising = loop.direction == "ascent" or loop.normalize
+        loses_minimum = kind == "fomaml" and loop.steps % 2 == 1
+        return InnerBound(largest_rate(loop.rates), loop.adapted, None if rising else "support", loses_minimum)
     if not isinstance(module, Varies):
         return None
     rate = module.rate()
@@ -59,7 +62,9 @@ def inner_bound(module: object) -> InnerBound | None:
     return InnerBound(alpha, rate.names, "query" if negative else None, negative)
 
 
-def largest_rate(rates: Rates) -> float:
-    """The largest of the rates of an inner loop: a number, a tensor, or one for each parameter."""
+def largest_rate(rates: RateSchedule) -> float:
+    """The largest of the rates of an inner loop: a number, a tensor, one for each parameter, or these by step."""
+    if isinstance(rates, tuple):
+        return max(map(largest_rate, rates))
     each = rates.values() if isinstance(rates, Mapping) else [rates]
     return max(float(rate.detach().max()) if isinstance(rate, Tensor) else float(rate) for rate in each)

@@ -13,17 +13,20 @@ c(λ) is the *effective curvature* of the objective:
     penalty L + (α/2)‖∇L‖²                             c(λ) = λ + αλ²            [T21, Eq. 28]
     FOMAML, S inner steps of rate α on the same loss   c(λ) = λ(1 − αλ)^S
     MAML, S inner steps of rate α on the same loss     c(λ) = λ(1 − αλ)^{2S}
+    inner ascent, first order, S steps                 c(λ) = λ(1 + αλ)^S
+    inner ascent, S steps of rate α on the same loss   c(λ) = λ(1 + αλ)^{2S}
 
-The penalties ignore the third derivative. The last two are exact on a quadratic loss: the inner loop maps v = θ − θ* to
-(I − αH)^S v, at which the gradient is H(I − αH)^S v. That is FOMAML's; MAML's has the Jacobian (I − αH)^S once more.
-So FOMAML with S = 1 is the simplified MAML, and the α/2 convention makes α the inner rate. A penalty written
+The penalties ignore the third derivative. The last four are exact on a quadratic loss: the inner loop maps v = θ − θ*
+to (I ∓ αH)^S v, at which the gradient is H(I ∓ αH)^S v. That is the first-order one; the other has the Jacobian
+(I ∓ αH)^S once more. So FOMAML with S = 1 is the simplified MAML, first-order ascent with S = 1 the positive penalty,
+and the α/2 convention makes α the inner rate. Descent and ascent are one curve over a signed α. A penalty written
 as L ∓ a‖∇L‖², without the half, has α = 2a.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -31,9 +34,12 @@ from torch import Tensor
 
 from lightning_gp import checks
 
-Kind = Literal["fomaml", "maml", "positive_penalty"]
+Kind = Literal["fomaml", "maml", "positive_penalty", "first_order_ascent", "ascent"]
 Values: TypeAlias = Tensor | np.ndarray[Any, Any] | Sequence[float] | float
-KINDS = ("fomaml", "maml", "positive_penalty")
+KINDS: tuple[Kind, ...] = get_args(Kind)
+SECOND_ORDER = ("maml", "ascent")
+RISING = ("positive_penalty", "first_order_ascent", "ascent")
+"""Whose c(λ) grows with α: nothing bounds α, only β."""
 
 
 def critical_inner_lr(eigenvalues: Values) -> Any:
@@ -69,7 +75,8 @@ def critical_outer_lr(
     [T19, Eq. 26].
 
     A negative c makes θ* repel: no rate converges, and β_c is 0. That is so for FOMAML with odd S beyond
-    α_c, and for any λ < 0, except under a positive penalty with α ≥ −1/λ, which turns the saddle into a minimum. (The
+    α_c, and for any λ < 0, except under a positive penalty with α ≥ −1/λ, which turns the saddle into a minimum
+    (as first-order ascent of odd S does). (The
     inequality [T21] prints after Eq. 28 and in Eq. 31, α ≤ −1/λ, points the other way; dividing Eq. 28 by λ < 0 turns
     it.) To leave negative eigenvalues out of account, as [T21] does, pass ``eigenvalues.clamp(min=0)``: zeros bound
     nothing. Values that differ from 0 only by rounding count as 0.
@@ -79,7 +86,7 @@ def critical_outer_lr(
             spectrum, up to λ = 1/(α(n + 1)) for c = λ(1 − αλ)^n. [T21] takes the top two.
         inner_lr: α ≥ 0, the inner rate, or twice the weight of a penalty without the half; broadcast against (...).
         kind: ``"fomaml"``, for S = 1 also the simplified MAML and the negative penalty; ``"maml"``;
-            ``"positive_penalty"``.
+            ``"positive_penalty"``; ``"first_order_ascent"``; ``"ascent"``.
         inner_steps: S ≥ 1.
         complete: whether these are all positive eigenvalues. False takes them for the largest k and allows the others
             to lie anywhere in [0, λ_k], where the largest c has a closed form: a bound that is safe, and not necessary.
@@ -111,9 +118,9 @@ def _largest_below(smallest: Tensor, alpha: Tensor, kind: Kind, inner_steps: int
     """The largest c(λ) for 0 ≤ λ ≤ the smallest known eigenvalue: at its end, or where c' = 0."""
     end = smallest.clamp(min=0)
     largest = effective_curvature(end.unsqueeze(-1), alpha.unsqueeze(-1), kind, inner_steps).squeeze(-1).clamp(min=0)
-    if kind == "positive_penalty":
+    if kind in RISING:
         return largest
-    power = 2 * inner_steps if kind == "maml" else inner_steps
+    power = _power(kind, inner_steps)
     turn = 1 / (alpha * (power + 1))
     peak = turn * (power / (power + 1)) ** power
     return torch.where((alpha > 0) & (turn < end), torch.maximum(peak, largest), largest)
@@ -140,9 +147,13 @@ def effective_curvature(eigenvalues: Tensor, inner_lr: Tensor, kind: Kind, inner
     rounding = torch.finfo(eigenvalues.dtype).eps * max(eigenvalues.shape[-1], 4)
     largest = eigenvalues.abs().amax(-1, keepdim=True)
     eigenvalues = torch.where(eigenvalues.abs() <= rounding * largest, 0.0, eigenvalues)
-    factor = 1 + inner_lr * eigenvalues if kind == "positive_penalty" else 1 - inner_lr * eigenvalues
+    factor = 1 + inner_lr * eigenvalues if kind in RISING else 1 - inner_lr * eigenvalues
     factor = torch.where(factor.abs() <= rounding, 0.0, factor)
-    return eigenvalues * factor ** (2 * inner_steps if kind == "maml" else inner_steps)
+    return eigenvalues * factor ** _power(kind, inner_steps)
+
+
+def _power(kind: Kind, inner_steps: int) -> int:
+    return 2 * inner_steps if kind in SECOND_ORDER else inner_steps
 
 
 def _eigenvalues(eigenvalues: Values) -> Tensor:

@@ -7,7 +7,7 @@ regularization perspective: Figs. 1 and 6.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -19,17 +19,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Curve = Literal["simplified", "exact", "positive_penalty"]
+Curve = Literal["simplified", "exact", "positive_penalty", "ascent", "first_order_ascent"]
+Lines: TypeAlias = Sequence[tuple[str, Sequence[float]]]
+"""Labels, and β at each α of the map, (A,)."""
 KINDS: dict[str, tuple[Kind, str, str]] = {
     "simplified": ("fomaml", "-", "simplified"),
     "exact": ("maml", ":", "exact"),
     "positive_penalty": ("positive_penalty", "-", "positive penalty"),
+    "ascent": ("ascent", ":", "exact, ascent"),
+    "first_order_ascent": ("first_order_ascent", "-", "first-order ascent"),
 }
 COLOURS = ("black", "tab:red", "tab:purple", "tab:brown")
 OF_KIND: dict[str | None, tuple[Curve, ...]] = {
     "fomaml": ("simplified",),
     "maml": ("exact",),
     "positive_penalty": ("positive_penalty",),
+    "ascent": ("ascent",),
+    "first_order_ascent": ("first_order_ascent",),
     None: (),
 }
 """The curve of each effective curvature that a rate can have."""
@@ -40,6 +46,7 @@ def plot_map(
     eigenvalues: Sequence[float] = (),
     curves: Sequence[Curve] | None = None,
     title: str = "",
+    lines: Lines = (),
 ) -> Figure:
     """The loss over (α, β) in colour, diverged cells blank, with the theory's curves; see ``draw_map``.
 
@@ -49,17 +56,18 @@ def plot_map(
         curves: which β_c(α) to draw for each eigenvalue; None for that of the map's own objective, its inner steps and
             its sign, as its header has them.
         title: above the picture.
+        lines: other borders, such as ones that were measured: a label and β at each α of the map.
 
     Returns:
         The figure.
 
     Raises:
         ImportError: if matplotlib is not installed.
-        ValueError: if a curve is unknown.
+        ValueError: if a curve is unknown, or a line has not one β for each α.
         TypeError: if ``result`` is no map.
     """
     figure, (axes,) = canvas()
-    draw_map(axes, result, eigenvalues, curves, title)
+    draw_map(axes, result, eigenvalues, curves, title, lines)
     return figure
 
 
@@ -69,6 +77,7 @@ def draw_map(
     eigenvalues: Sequence[float] = (),
     curves: Sequence[Curve] | None = None,
     title: str = "",
+    lines: Lines = (),
 ) -> None:
     """Draws a map into ``axes`` [T21, Fig. 6]. Arguments as for ``plot_map``.
 
@@ -86,6 +95,11 @@ def draw_map(
     unknown = [curve for curve in curves if curve not in KINDS]
     if unknown:
         raise ValueError(f"curves={list(curves)}: {unknown[0]!r} is unknown; use {', '.join(map(repr, KINDS))}.")
+    for label, line in lines:
+        if len(line) != len(result.inner_lrs):
+            raise ValueError(
+                f"lines: {label!r} has {len(line)} values, and the map {len(result.inner_lrs)} inner rates."
+            )
     from matplotlib.colors import LogNorm
 
     losses = np.where(result.diverged > 0, np.nan, result.losses)
@@ -102,6 +116,9 @@ def draw_map(
     zero = result.zero_critical_outer_lr()
     if zero is not None and 0 < zero < np.inf:
         axes.axhline(zero, color="tab:orange", linestyle="--", linewidth=1.5, label="β_c found at α = 0")
+    for (label, line), colour in zip(lines, COLOURS[1:], strict=False):
+        shown = np.where(np.isfinite(line), line, np.nan)
+        axes.plot(result.inner_lrs, shown, color=colour, marker=".", linewidth=1.3, label=label)
     _draw_theory(axes, horizontal, vertical, eigenvalues, curves, curvature)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7, loc="lower left", framealpha=0.9)

@@ -17,8 +17,8 @@ from lightning_gp.functional.curvature_by_environment import environment_curvatu
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.update_curvature import UpdateJacobian, leading_curvature
 from lightning_gp.theory.optimal_adaptation import network_adaptation_lr
-from lightning_gp.theory.optimizers import update_rule
-from lightning_gp.tuning.trials import Tunable, only_optimizer
+from lightning_gp.theory.optimizers import UpdateRule, update_rule
+from lightning_gp.tuning.tunable import Tunable, only_optimizer
 from lightning_gp.types import Criterion, Parameters
 
 MAX_ROWS = 500
@@ -38,13 +38,14 @@ def support_curvatures(module: Adapts, environments: Environments) -> Tensor:
         )
 
 
-def outer_bound(module: Tunable, trained: Sequence[Tensor], batch: Environments) -> float | None:
+def outer_bound(
+    module: Tunable, trained: Sequence[Tensor], batch: Environments, rule: UpdateRule | None = None
+) -> float | None:
     """β_c of the module's own objective and optimizer at trained weights, as ``LearningRateBounds`` has it.
 
-    None for an optimizer with second moments, which a trial does not keep, for one that is not known, and where nothing
-    bounds β.
+    None for an optimizer with second moments, unless its ``rule`` is given, and where nothing bounds β.
     """
-    rule = update_rule(only_optimizer(module))
+    rule = update_rule(only_optimizer(module)) if rule is None else rule
     if not rule.moves:
         return None
     own = module.network_parameters()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from lightning_gp._lightning import LightningModule
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.plots import canvas
 from lightning_gp.trainability.objective import rate_of
@@ -30,7 +31,7 @@ class Suggestion:
         outer_trials: over β at the suggested α.
         largest_inner_lr: the largest α that was tried and did not diverge.
         critical_inner_lr: 1/λ_max, λ_max the largest curvature of the support loss of any environment measured, at the
-            start; inf where none is positive.
+            start; inf where none is positive, None where it could not be had.
         critical_outer_lr: β_c of the module's objective for SGD, with or without momentum, at the end of a trial; None
             for other optimizers, whose second moments are not kept.
         optimal_adaptation_lr: the estimate of ``theory.network_adaptation_lr`` at the start, or None if its kernel
@@ -53,16 +54,17 @@ class Suggestion:
     iterations: int
     optimizer: str
 
-    def apply(self, module: EnvironmentModule) -> None:
+    def apply(self, module: LightningModule) -> None:
         """Sets both rates on a module; a scheduler then starts from the suggested β.
 
         Args:
-            module: whose outer optimizer is built by its ``optimizer``.
+            module: an ``EnvironmentModule`` whose outer optimizer is built by its ``optimizer``.
 
         Raises:
             ValueError: if the module builds its optimizer in some other way; nothing is changed then.
         """
-        if type(module).configure_optimizers is not EnvironmentModule.configure_optimizers:
+        own = type(module).configure_optimizers is not EnvironmentModule.configure_optimizers
+        if own or not isinstance(module, EnvironmentModule):
             inner = "" if self.inner_lr is None else f", and inner_lr={self.inner_lr:.4g} where the module is built"
             raise ValueError(
                 f"{type(module).__name__} has a configure_optimizers of its own, which decides the outer rate: set "

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
-
-import torch
-from torch import Tensor, nn
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from lightning_gp.checks import number
-from lightning_gp.contracts import Objective
-from lightning_gp.modules.schedulers import with_rate
-from lightning_gp.trainability.engine import CellTrainer
-from lightning_gp.trainability.stream import BatchStream
 
 RATIO = 10 ** (1 / 3)
 """Between neighbouring candidates."""
 DIVERGENCE = 100.0
 """A training has diverged when its loss exceeds its first one so many times."""
-
-
-class Tunable(Objective, Protocol):
-    """What the tuner takes: an objective with an outer optimizer, with or without an inner loop."""
-
-    def configure_optimizers(self) -> Any:
-        """As Lightning wants it."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Everything that the module holds."""
 
 
 class Trial(NamedTuple):
@@ -44,47 +28,27 @@ class Trial(NamedTuple):
     loss: float | None
 
 
-class Trials:
-    """Runs short trainings of a copy of a module with the module's own optimizer.
+class Trials(ABC):
+    """Short trainings from the same weights, one for each rate and seed.
 
-    Seed s trains on batches of its own, those that follow the batches of seed s − 1.
+    Attributes:
+        optimizer: name of the outer optimizer's class.
 
     Args:
-        module: what is trained; it is changed, so give a copy.
-        stream: the batches.
         iterations: outer steps of each training.
-        seeds: of whatever is random in training.
         progress: called with a line of text after each rate.
-        varies: whether the module has an inner rate that is tried.
+        varies: whether there is an inner rate that is tried.
     """
 
-    def __init__(
-        self,
-        module: Tunable,
-        stream: BatchStream,
-        iterations: int,
-        seeds: Sequence[int],
-        progress: Callable[[str], None] | None,
-        varies: bool = True,
-    ) -> None:
-        self.module, self.iterations, self.progress, self.varies = module, iterations, progress, varies
-        self.trainers = [
-            CellTrainer(module, stream.later(i * (iterations + 1)), self._build, DIVERGENCE, seed, varies)
-            for i, seed in enumerate(seeds)
-        ]
+    optimizer: str
+
+    def __init__(self, iterations: int, progress: Callable[[str], None] | None, varies: bool) -> None:
+        self.iterations, self.progress, self.varies = iterations, progress, varies
         self.count = 0
 
-    @property
-    def trained(self) -> list[Tensor]:
-        """The weights at the end of the last training that did not diverge."""
-        return self.trainers[-1].trained
-
-    def _build(self, parameters: list[nn.Parameter], outer_lr: float) -> torch.optim.Optimizer:
-        return with_rate(only_optimizer(self.module), outer_lr)
-
     def __call__(self, inner_lr: float, outer_lr: float) -> float | None:
-        """The loss of ``Trial``; ``trained`` then holds the weights, unless training diverged."""
-        losses = [self._loss(trainer, inner_lr, outer_lr) for trainer in self.trainers]
+        """The loss of ``Trial``."""
+        losses = list(self.losses(inner_lr, outer_lr))
         found = [loss for loss in losses if loss is not None]
         loss = statistics.fmean(found) if len(found) == len(losses) else None
         self.count += 1
@@ -94,15 +58,26 @@ class Trials:
             self.progress(f"trial {self.count}: {inner}outer rate {outer_lr:.3g}: {shown}")
         return loss
 
-    def _loss(self, trainer: CellTrainer, inner_lr: float, outer_lr: float) -> float | None:
-        late: list[float] = []
+    @abstractmethod
+    def losses(self, inner_lr: float, outer_lr: float) -> Iterator[float | None]:
+        """The mean of the late losses with each seed, None if training diverged."""
 
-        def look(iteration: int, loss: float) -> None:
-            if 4 * iteration >= 3 * self.iterations:
-                late.append(loss)
+    @abstractmethod
+    def first_loss(self, inner_lr: float) -> float:
+        """Of the initial weights on the first batch."""
 
-        outcome = trainer(inner_lr, outer_lr, self.iterations, look)
-        return None if outcome.diverged else statistics.fmean(late)
+    @abstractmethod
+    def bound(self, inner_lr: float, outer_lr: float) -> float | None:
+        """β_c of SGD, with or without momentum, at the end of a training with these rates that does not diverge.
+
+        None for an optimizer with second moments, which a trial makes anew, and where nothing bounds β or training
+        diverges, at smaller outer rates too.
+        """
+
+    @property
+    def late_from(self) -> float:
+        """The iteration from which on losses count."""
+        return 0.75 * self.iterations
 
 
 def search(evaluate: Callable[[float], float | None], rates: Iterable[float], extra: int = 4) -> tuple[Trial, ...]:
@@ -148,27 +123,6 @@ def best_trial(trials: Iterable[Trial], tolerance: float = 0.0, largest: bool = 
     lowest = min(loss for _, loss in usable)
     good = [each for each, loss in usable if loss <= lowest + tolerance * abs(lowest)]
     return (max if largest else min)(good, key=lambda each: each.rate)
-
-
-def only_optimizer(module: Tunable) -> torch.optim.Optimizer:
-    """What ``configure_optimizers`` builds, without schedulers.
-
-    Raises:
-        ValueError: if there is not exactly one optimizer.
-    """
-    found: object = module.configure_optimizers()
-    if isinstance(found, dict):
-        found = found.get("optimizer")
-    elif isinstance(found, (list, tuple)) and len(found) == 2 and isinstance(found[0], (list, tuple)):
-        found = found[0]
-    if isinstance(found, (list, tuple)) and len(found) == 1:
-        found = found[0]
-    if not isinstance(found, torch.optim.Optimizer):
-        raise ValueError(
-            f"{type(module).__name__}.configure_optimizers gives no single optimizer, so there is no one outer rate "
-            "to tune; let it return one optimizer, alone or with a scheduler."
-        )
-    return found
 
 
 def around(center: float, below: int, above: int) -> list[float]:

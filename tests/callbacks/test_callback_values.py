@@ -129,7 +129,7 @@ def test_consistencies_of_the_inner_loop(tmp_path):
         amplitudes.append(sum(norms[1:]) / 3 / norms[0])
     assert callback.values["linearity/phase_consistency"] == pytest.approx(torch.stack(phases).mean().item(), rel=1e-9)
     expected = torch.stack(amplitudes).mean().item()
-    assert callback.values["linearity/amplitude_consistency"] == pytest.approx(expected, rel=1e-9)
+    assert callback.values["linearity/loss_gradient_ratio"] == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("objective", ["loss", "training"])

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from lightning_gp import ERM, FOMAML, LIL, MAML, GradientPenalty, IRMv1, REx
+from lightning_gp import ERM, FOMAML, LIL, MAML, GradientPenalty, ImplicitMAML, IRMv1, Reptile, REx
 from lightning_gp.callbacks import HessianEigenvalues, LearningRateBounds
 from lightning_gp.environments import Environments
 from lightning_gp.networks import SinusoidMLP
@@ -32,6 +32,10 @@ MODULES = {
     "MAML": (MAML, {"inner_lr": 0.02, "inner_steps": 2}),
     "FOMAML": (FOMAML, {"inner_lr": 0.02}),
     "LIL": (LIL, LIL_TERMS),
+    "ascent": (MAML, {"inner_lr": 0.02, "inner_steps": 2, "direction": "ascent"}),
+    "sharpness-aware": (FOMAML, {"inner_lr": 0.05, "normalize": True, "direction": "ascent"}),
+    "Reptile": (Reptile, {"inner_lr": 0.02, "inner_steps": 3}),
+    "ImplicitMAML": (ImplicitMAML, {"inner_lr": 0.02, "inner_steps": 3, "cg_steps": 2}),
     "negative penalty": (GradientPenalty, {"sign": -1, "coefficient": 0.01}),
     "IRMv1": (IRMv1, {"penalty_weight": 3.0}),
     "REx": (REx, {"penalty_weight": 3.0}),

@@ -30,7 +30,7 @@ def test_consistencies_of_the_outer_path(tmp_path):
     phase = (lengths / (path[-1] - path[0]).norm()).item()
     assert callback.values["linearity/phase_consistency"] == pytest.approx(phase, rel=1e-6)
     amplitude = (sum(norms[1:]) / 3 / norms[0]).item()
-    assert callback.values["linearity/amplitude_consistency"] == pytest.approx(amplitude, rel=1e-6)
+    assert callback.values["linearity/loss_gradient_ratio"] == pytest.approx(amplitude, rel=1e-6)
 
 
 def resumed_in_the_middle(tmp_path, make, **options):
@@ -52,7 +52,7 @@ def resumed_in_the_middle(tmp_path, make, **options):
 def test_the_path_goes_on_after_a_checkpoint_in_the_middle_of_an_epoch(tmp_path, monkeypatch, make, options):
     monkeypatch.setattr(F, "dropout", lambda x, *_: x)  # a checkpoint does not hold the random state
     whole, rest = resumed_in_the_middle(tmp_path, make, **options)
-    assert whole.keys() == {"linearity/phase_consistency", "linearity/amplitude_consistency"}
+    assert whole.keys() == {"linearity/phase_consistency", "linearity/loss_gradient_ratio"}
     assert rest == whole
 
 

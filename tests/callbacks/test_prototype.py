@@ -50,7 +50,7 @@ def test_the_values_are_those_of_each_environment(tmp_path, vectorize):
 def test_without_it_nothing_of_it_is_measured(tmp_path):
     callback = PhaseAmplitudeConsistency()
     fit(tmp_path, sinusoid_maml(), sinusoid_data(), [callback], max_epochs=1)
-    assert set(callback.values) == {"linearity/phase_consistency", "linearity/amplitude_consistency"}
+    assert not any("prototype" in key for key in callback.values)
 
 
 def test_a_module_without_inner_loop_is_refused(tmp_path):

@@ -784,7 +784,7 @@ def test_one_value_per_optimizer_step(tmp_path, cls):
     assert len(norms) == 4
     assert callbacks[0].values["gradients/norm"] == pytest.approx(np.mean(norms), rel=1e-5)
     amplitude = np.mean(norms[1:]) / norms[0]
-    assert callbacks[1].values["linearity/amplitude_consistency"] == pytest.approx(amplitude, rel=1e-5)
+    assert callbacks[1].values["linearity/loss_gradient_ratio"] == pytest.approx(amplitude, rel=1e-5)
     assert callbacks[2].values["often/gradients/norm"] == pytest.approx(np.mean(norms[:3]), rel=1e-5)
 
 

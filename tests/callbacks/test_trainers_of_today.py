@@ -4,8 +4,8 @@ A row of ``ROWS`` is a network, and how its module and its Trainer are built. In
 without callbacks, and the numbers are those of a copy that is differentiated by hand, eagerly and without kernels.
 
 Rows that need another Trainer or module are elsewhere: DDP in ``test_distributed_probes.py``, FSDP2 in
-``test_sharded.py``, several optimizers and manual optimization with ``loss_fn`` in ``test_untouched_training.py``
-(training) and ``test_episodes.py``, kernels without a double backward in ``test_differences.py``.
+``test_sharded.py``, several optimizers and manual optimization with ``loss_fn`` in ``test_untouched_training.py``,
+kernels without a double backward in ``test_differences.py``.
 """
 
 from __future__ import annotations

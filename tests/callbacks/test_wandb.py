@@ -51,7 +51,7 @@ class Recorded:
     def __init__(self, folder):
         (path,) = folder.glob("wandb/offline-run-*/*.wandb")
         self.files = path.parent / "files"
-        self.rows, self.axes = [], {}
+        self.rows, self.axes, self.config = [], {}, {}
         for payload in payloads(path.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(payload)
@@ -63,6 +63,8 @@ class Recorded:
                         row[key[0]] = value
                     else:  # a picture: one item for each of its attributes
                         row.setdefault(key[0], {})[key[1]] = value
+            elif record.HasField("config"):
+                self.config |= {each.key: json.loads(each.value_json) for each in record.config.update}
             elif record.HasField("metric"):
                 metric = record.metric
                 self.axes[metric.name or metric.glob_name] = metric.step_metric
@@ -110,6 +112,13 @@ def test_every_number_is_recorded_once_per_epoch_at_its_last_step(maml):
             series = run.series(key)
             assert [step for step, _ in series] == EPOCH_ENDS, key
             assert series[-1][1] == pytest.approx(value, rel=1e-6), key
+
+
+def test_runs_can_be_grouped_by_what_they_are(maml):
+    config = maml[0].config
+    assert (config["run/algorithm"], config["run/network"]) == ("MAML", "SinusoidMLP")
+    assert (config["run/optimizer"], config["run/outer_lr"]) == ("Adam", 1e-3)
+    assert (config["run/max_epochs"], config["inner_lr"]) == (2, 0.01)
 
 
 def test_the_global_step_is_the_x_axis_of_every_key(maml):

@@ -9,8 +9,8 @@ from torch.func import functional_call
 
 from lightning_gp.functional.adaptation import Trajectory, adapt
 from lightning_gp.functional.linearity import (
-    amplitude_consistency,
     approximation,
+    loss_gradient_ratio,
     phase_consistency,
     phase_loss,
 )
@@ -37,13 +37,13 @@ def problem():
 
 
 def test_consistencies_are_1_when_the_gradient_is_constant():
-    """A loss that is linear in the parameters: the model of [L22, section 4.1]."""
+    """A loss that is linear in the parameters."""
     x = torch.randn(4, 6, 3, dtype=torch.float64)
     trajectory = adapt(
         lambda p, x, y: (x @ p["w"]).mean(), {"w": torch.randn(3).double()}, (x, x), 0.3, 5, final_gradient=True
     )
     torch.testing.assert_close(phase_consistency(trajectory), torch.ones(4).double(), rtol=1e-12, atol=0)
-    assert amplitude_consistency(trajectory).equal(torch.ones(4).double())
+    assert loss_gradient_ratio(trajectory).equal(torch.ones(4).double())
 
 
 def test_a_straight_path_of_uneven_steps_has_phase_1():
@@ -75,23 +75,23 @@ def test_consistencies_are_their_equations(problem):
         points = points[:5]
         length = sum((after - before).norm() for before, after in itertools.pairwise(points))
         torch.testing.assert_close(phase_consistency(trajectory)[e], length / (points[-1] - points[0]).norm())
-        torch.testing.assert_close(amplitude_consistency(trajectory)[e], sum(norms[1:]) / norms[0] / 4)
+        torch.testing.assert_close(loss_gradient_ratio(trajectory)[e], sum(norms[1:]) / norms[0] / 4)
 
 
 def test_degenerate_paths():
     still = torch.zeros(3, 1, 2)
     assert phase_consistency(path(still)).tolist() == [1.0]
-    assert amplitude_consistency(path(still, still)).tolist() == [1.0]
+    assert loss_gradient_ratio(path(still, still)).tolist() == [1.0]
     loop = torch.tensor([0.0, 1.0, 0.0]).reshape(3, 1, 1)
     assert phase_consistency(path(loop)).isinf().all()
-    assert amplitude_consistency(path(loop, loop)).isinf().all()
+    assert loss_gradient_ratio(path(loop, loop)).isinf().all()
 
 
-def test_amplitude_needs_the_final_gradient(problem):
+def test_the_ratio_needs_the_final_gradient(problem):
     network, _, loss, support = problem
     trajectory = adapt(loss, dict(network.named_parameters()), support, 0.5, 2)
     with pytest.raises(ValueError, match=r"2 gradients for 2 inner steps.*final_gradient=True"):
-        amplitude_consistency(trajectory)
+        loss_gradient_ratio(trajectory)
 
 
 def written_out_phase_loss(predict, loss, parameters, x, y, query, lr, steps):
@@ -180,4 +180,4 @@ def test_a_path_that_is_not_finite_has_no_consistency(bad, where):
     trajectory = Trajectory(path, path, {})
     assert phase_consistency(trajectory).isnan().tolist() == [True, False]
     gradients = tuple({"w": point} for point in (points[1], points[where], points[2]))
-    assert amplitude_consistency(Trajectory(path, gradients, {})).isnan().tolist() == [True, False]
+    assert loss_gradient_ratio(Trajectory(path, gradients, {})).isnan().tolist() == [True, False]

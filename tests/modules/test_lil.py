@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lightning_gp import LIL, MAML
 from lightning_gp.environments import Environments
-from lightning_gp.functional.linearity import amplitude_consistency, phase_consistency
+from lightning_gp.functional.linearity import loss_gradient_ratio, phase_consistency
 from tests.cases import flat, images, regression, relative_error
 from tests.modules.lil_cases import gradient, terms_of
 
@@ -174,7 +174,7 @@ class Direction(nn.Module):
         return x @ self.weight
 
 
-def test_a_linear_model_is_straight_exactly():
+def test_a_linear_loss_has_a_straight_path_exactly():
     """Numbers that float64 holds exactly: |g| = 5 in each environment, so that no rounding hides an error."""
     x = torch.tensor([[[0.0, 0.0], [6.0, 8.0]], [[8.0, 0.0], [0.0, 6.0]]], dtype=torch.float64)
     y = torch.tensor([[0, 1], [1, 0]])
@@ -183,7 +183,7 @@ def test_a_linear_model_is_straight_exactly():
     environments = Environments((x, y), (x, y))
     trajectory = module.adaptation(module.loss, module.network_parameters(), environments, final_gradient=True)
     assert phase_consistency(trajectory).tolist() == [1.0, 1.0]
-    assert amplitude_consistency(trajectory).tolist() == [1.0, 1.0]
+    assert loss_gradient_ratio(trajectory).tolist() == [1.0, 1.0]
     terms = module.environment_terms(module.network_parameters(), environments)
     assert terms["phase_loss"].tolist() == [0.0, 0.0]
     assert terms["amplitude_loss"].tolist() == [3.75, 3.75]

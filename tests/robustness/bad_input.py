@@ -270,8 +270,8 @@ FUNCTIONAL = [
     Row("adapt", lambda: fn.adapt(loss, w, (x[:0], x[:0]), 0.1), ValueError, "(0, 3, 1)", "at least 1"),
     Row("adapt", lambda: fn.adapt(constant, w, (x, x), 0.1), ValueError, "does not depend", "functional_call"),
     Row(
-        "amplitude_consistency",
-        lambda: fn.amplitude_consistency(path),
+        "loss_gradient_ratio",
+        lambda: fn.loss_gradient_ratio(path),
         ValueError,
         "1 gradients",
         "final_gradient=True",

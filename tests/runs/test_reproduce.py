@@ -32,9 +32,13 @@ def quoted() -> list[str]:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_help_shows_what_can_be_chosen(name, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["reproduce", name, *FIRST.get(name, []), "--help"])
-    assert stop.value.code == 0
+    words = ["reproduce", name, *FIRST.get(name, []), "--help"]
+    if name in FIRST:  # one of several functions: the parser's own help
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 0
+    else:
+        assert main(words) == 0
     shown = capsys.readouterr().out
     assert "--output" in shown
     assert "runs" in shown

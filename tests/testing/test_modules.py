@@ -30,9 +30,14 @@ PROMISES = {
 SKIPPED = {
     "LILPretraining": {"shapes"},  # classes
     "REx, shares": {"terms"},  # coupled, of unequal size
+    "ERM, weighted shares": {"terms", "gradient"},  # the same, and weights are held constant
 }
-ELSEWHERE = {"LILPretraining": {"callbacks", "processes"}}
-"""What takes ten seconds and is seen in tests/modules/test_distributed.py as well."""
+ELSEWHERE = {
+    "LILPretraining": {"callbacks", "processes"},  # ten seconds, and in tests/modules/test_distributed.py as well
+    "Reptile": {"gradient"},  # its update is the gradient of nothing: tests/modules/test_reptile.py
+    "ImplicitMAML": {"gradient"},  # tests/modules/test_implicit_maml.py
+}
+"""What another file tests."""
 
 
 @pytest.mark.parametrize("name", trained_cases())

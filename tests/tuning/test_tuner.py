@@ -13,7 +13,9 @@ from lightning_gp.theory import optimal_adaptation_lr
 from lightning_gp.trainability.stream import BatchStream
 from lightning_gp.tuning import LearningRateTuner
 from lightning_gp.tuning.curvature import outer_bound, support_curvatures
-from lightning_gp.tuning.trials import Trial, Trials, best_trial, only_optimizer, search
+from lightning_gp.tuning.objective_trials import ObjectiveTrials
+from lightning_gp.tuning.trials import Trial, best_trial, search
+from lightning_gp.tuning.tunable import only_optimizer
 
 
 def sgd(parameters):
@@ -159,7 +161,7 @@ def test_seeds_have_batches_of_their_own():
     torch.manual_seed(0)
     tuned = Watched(nn.Linear(2, 1, bias=False).double(), criterion=F.mse_loss, optimizer=sgd, inner_lr=0.02)
     stream = BatchStream([batch(seed=i) for i in range(10)])
-    Trials(tuned, stream, 4, [0, 1], None)(0.01, 0.01)
+    ObjectiveTrials(tuned, stream, 4, [0, 1])(0.01, 0.01)
     expected = [float(batch(seed=i).support[0].sum()) for i in range(10)]
     assert {round(value, 6) for value in expected} <= {round(value, 6) for value in seen}
 
@@ -200,7 +202,7 @@ class OwnOptimizer(MAML):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: nn.Linear(2, 1), "does not say what it minimises"),
+        (lambda: nn.Linear(2, 1), "tunes a LightningModule"),
         (lambda: module(inner_optimizer=lambda p: torch.optim.SGD(p, lr=0.1)), "inner_optimizer"),
         (two_rates, "looks for one"),
         (lambda: module(TwoOptimizers), "no single optimizer"),

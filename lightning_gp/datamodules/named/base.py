@@ -18,6 +18,7 @@ from lightning_gp.datamodules.named.pieces import (
     Pieces,
     check_environments,
     hold_out,
+    left_out,
     only_item,
 )
 from lightning_gp.hyperparameters import save_plain_hyperparameters
@@ -41,6 +42,8 @@ class NamedEnvironmentsDataModule(LightningDataModule):
         eval_batch_size: about how many examples of each environment to evaluate at once; None for all.
         steps_per_epoch: of full batches, how often one epoch repeats them: Lightning validates between epochs.
         seed: of the held-out examples and of the order of mini-batches.
+        leave_out: name of the training environment that is left out of training and validated on in its place. One run
+            for each of them is leave-one-environment-out validation: it asks for what no training environment can say.
 
     Raises:
         ValueError: if a number is out of range.
@@ -55,6 +58,7 @@ class NamedEnvironmentsDataModule(LightningDataModule):
         eval_batch_size: int | None = None,
         steps_per_epoch: int = 1,
         seed: int = 0,
+        leave_out: str | None = None,
     ) -> None:
         super().__init__()
         number(minimum=0, val_fraction=val_fraction)
@@ -70,6 +74,12 @@ class NamedEnvironmentsDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.steps_per_epoch = steps_per_epoch
         self.seed = int(seed)
+        self.leave_out = leave_out
+        if leave_out is not None and val_fraction > 0:
+            raise ValueError(
+                f"leave_out={leave_out!r} validates on that environment, val_fraction={val_fraction!r} on examples of "
+                "all others: give one of them."
+            )
         self._splits: dict[str, dict[str, Examples]] = {}
         self._on_device: dict[int, Any] = {}
 
@@ -84,7 +94,9 @@ class NamedEnvironmentsDataModule(LightningDataModule):
         splits = {split: dict(environments) for split, environments in self.make_environments().items()}
         for split, environments in splits.items():
             check_environments(environments, split)
-        if "val" not in splits:
+        if self.leave_out is not None:
+            splits["val"] = {self.leave_out: left_out(splits, self.leave_out)}
+        elif "val" not in splits:
             splits["train"], splits["val"] = hold_out(splits["train"], self.val_fraction, self.seed)
         self._splits = splits
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_gp.datamodules.named.base import NamedEnvironmentsDataModule
 from lightning_gp.datamodules.named.pieces import check_environments
+from lightning_gp.datamodules.named.tables import environments_of, read_csv
 from lightning_gp.types import Examples
 
 
@@ -51,6 +53,57 @@ class ExampleEnvironments(NamedEnvironmentsDataModule):
         }
         for split, environments in self._given.items():
             check_environments(environments, split)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        environment: str,
+        target: str,
+        features: Sequence[str] | None = None,
+        test: Sequence[str] = (),
+        standardize: bool = True,
+        labels: bool = False,
+        **kwargs: Any,
+    ) -> ExampleEnvironments:
+        """The rows of a table, by the column that names their environment.
+
+        Args:
+            frame: a pandas DataFrame, or columns of equal length by name.
+            environment: column of the environments' names.
+            target: column of the targets, y (K, 1).
+            features: columns of numbers, x (K, features); None for all others.
+            test: names of the environments that only ``trainer.test`` sees.
+            standardize: give each feature mean 0 and deviation 1 in the rows of the training environments together.
+            labels: the targets are class numbers, y (K,).
+            **kwargs: see ``NamedEnvironmentsDataModule``.
+
+        Raises:
+            ValueError: naming the column or the environment that is missing or cannot be used.
+        """
+        left = kwargs.get("leave_out")  # validated on, so that it must not have a part in the standardisation
+        unseen = [*test, *([left] if left is not None else [])]
+        splits = environments_of(frame, environment, target, features, unseen, standardize, labels)
+        held = splits.pop("test", {})
+        if left is not None:
+            splits["train"][str(left)] = held.pop(str(left))
+        return cls(**splits, **({"test": held} if held else {}), **kwargs)
+
+    @classmethod
+    def from_csv(cls, path: str | Path, environment: str, target: str, **kwargs: Any) -> ExampleEnvironments:
+        """``from_frame`` of a CSV file with a header.
+
+        Args:
+            path: the file.
+            environment: column of the environments' names.
+            target: column of the targets.
+            **kwargs: see ``from_frame``.
+
+        Raises:
+            FileNotFoundError: if the file is missing.
+            ValueError: if it has no rows or a row of another length; see ``from_frame``.
+        """
+        return cls.from_frame(read_csv(path), environment, target, **kwargs)
 
     def make_environments(self) -> Mapping[str, Mapping[str, Examples]]:
         """What was given."""

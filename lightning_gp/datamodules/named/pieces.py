@@ -86,6 +86,23 @@ def hold_out(
     return kept, held
 
 
+def left_out(splits: Mapping[str, dict[str, Examples]], name: str) -> Examples:
+    """Takes a training environment out of training.
+
+    Raises:
+        ValueError: if there is none of that name, none would be left, or there are validation environments already.
+    """
+    train = splits["train"]
+    if name not in train:
+        raise ValueError(f"leave_out={name!r} names no training environment; there are {sorted(train)}.")
+    if len(train) == 1:
+        raise ValueError(f"leave_out={name!r} is the only training environment; nothing would be left to train on.")
+    if "val" in splits:
+        given = sorted(splits["val"])
+        raise ValueError(f"leave_out={name!r}, but there are validation environments {given} already; give one.")
+    return train.pop(name)
+
+
 def check_environments(environments: Mapping[str, Examples], split: str) -> None:
     """Refuses environments that are missing, empty, or do not fit together.
 
