@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,25 +25,36 @@ from lightning_gp.modules.objective import EnvironmentObjective
 from lightning_gp.modules.outputs import ELEMENTWISE, check_shapes
 from lightning_gp.types import Criterion, Parameters, Rates
 
-if TYPE_CHECKING:
-    from lightning_gp.modules.maml import MAML
-
 TRIAL_RATE = 0.05
 """The largest inner rate of the trial, which must not depend on whether the user's makes numbers overflow."""
 
 
-def low_rank_losses(module: MAML, parameters: Parameters, environments: Environments) -> Tensor | None:
+class Adapting(Protocol):
+    """What is asked of a module."""
+
+    network: nn.Module
+    criterion: Criterion
+    _low_rank: bool | None
+
+    def inner_loop(self) -> InnerLoop: ...  # noqa: D102
+    def loss(self, parameters: Parameters, x: Tensor, y: Tensor) -> Tensor: ...  # noqa: D102
+
+
+def low_rank_losses(
+    module: Adapting, known: type[EnvironmentObjective], parameters: Parameters, environments: Environments
+) -> Tensor | None:
     """L_τ^te(θ_S) of each environment in the low-rank form, (E,); None where ``adaptation`` has to be run.
 
     Args:
         module: whose ``_low_rank`` remembers how the trial went.
+        known: the class of which it may be a subclass that changes no method that the form takes the place of.
         parameters: θ_0, (*shape).
         environments: of one size.
     """
     if module._low_rank is False:
         return None
     loop = module.inner_loop()
-    chain = _chain(module, loop, parameters, environments)
+    chain = _chain(module, known, loop, parameters, environments)
     if chain is None:
         return None
     if module._low_rank is None:
@@ -52,7 +63,7 @@ def low_rank_losses(module: MAML, parameters: Parameters, environments: Environm
 
 
 def _computed(
-    module: MAML, chain: Chain, loop: InnerLoop, parameters: Parameters, environments: Environments
+    module: Adapting, chain: Chain, loop: InnerLoop, parameters: Parameters, environments: Environments
 ) -> Tensor:
     return adapted_losses(
         chain,
@@ -85,7 +96,13 @@ def _elementwise(criterion: Any) -> Any:
     return criterion if criterion in ELEMENTWISE else None
 
 
-def _chain(module: MAML, loop: InnerLoop, parameters: Parameters, environments: Environments) -> Chain | None:
+def _chain(
+    module: Adapting,
+    known: type[EnvironmentObjective],
+    loop: InnerLoop,
+    parameters: Parameters,
+    environments: Environments,
+) -> Chain | None:
     """The network as a chain, if the loop is the module's own and nothing about it is special."""
     special = (
         loop.optimizer is not None
@@ -93,7 +110,7 @@ def _chain(module: MAML, loop: InnerLoop, parameters: Parameters, environments: 
         or loop.proximal
         or isinstance(loop.rates, tuple)
         or loop.loss != module.loss
-        or not _own_methods(module)
+        or not _own_methods(module, known)
         or not all(map(_plain, parameters.values()))
         or any(x.ndim < 3 for x in environments.tensors()[::2])
         or torch.is_autocast_enabled(environments.support[0].device.type)
@@ -106,16 +123,9 @@ def _chain(module: MAML, loop: InnerLoop, parameters: Parameters, environments: 
     return chain if moving and names == parameters.keys() else None  # tied weights have one name for two layers
 
 
-def _own_methods(module: MAML) -> bool:
+def _own_methods(module: Adapting, known: type[EnvironmentObjective]) -> bool:
     """Whether what the low-rank form takes the place of is what this package made it."""
-    from lightning_gp.modules.maml import MAML
-
-    kinds = {
-        "predict": EnvironmentObjective,
-        "loss": EnvironmentObjective,
-        "risk": EnvironmentObjective,
-        "adaptation": MAML,
-    }
+    kinds = {**dict.fromkeys(("predict", "loss", "risk"), EnvironmentObjective), "adaptation": known}
     return all(getattr(getattr(module, name), "__func__", None) is vars(kind)[name] for name, kind in kinds.items())
 
 
@@ -129,7 +139,7 @@ def _plain(value: Tensor) -> bool:
     return known and not torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
-def _agrees(module: MAML, chain: Chain, loop: InnerLoop, parameters: Parameters, few: Environments) -> bool:
+def _agrees(module: Adapting, chain: Chain, loop: InnerLoop, parameters: Parameters, few: Environments) -> bool:
     """Whether both ways give the same losses and gradients, for up to two inner steps at small rates."""
     loop = replace(loop, steps=min(loop.steps, 2), rates=_small(loop.rates))
     device = few.support[0].device
