@@ -87,7 +87,7 @@ def main(args: Sequence[str]) -> None:
         return
     from lightning_gp.allocator import keep_freed_memory
     from lightning_gp.runs.command import command
-    from lightning_gp.trainability.map import one_thread
+    from lightning_gp.trainability.executors import one_thread
 
     warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", module=r".*_pytree")
     keep_freed_memory()

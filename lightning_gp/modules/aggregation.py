@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -94,7 +94,7 @@ def aggregated_terms(
     aggregate: Callable[[Tensor, Parameters], Aggregate],
     evaluation: Callable[[Environments], Evaluated],
     environments: Sequence[Environments],
-    inputs: dict[str, Tensor],
+    inputs: Mapping[str, Tensor],
     shared: bool,
 ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """The training loss with the aggregated update for its gradient, its terms, and the weights.

@@ -97,6 +97,7 @@ def chunk_size(
 
     Raises:
         RuntimeError: if ``vectorize`` asks for several environments at once, and ``vmap`` cannot run the network.
+        ValueError: if the objective of an environment depends on the others of its chunk.
     """
     count = count_of(environments)
     device = environments.support[0].device
@@ -155,15 +156,31 @@ def why_not_vectorised(
     kind = device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else together.losses.dtype
     tolerance = 10 * torch.finfo(dtype).eps ** 0.5
-    pairs = [
-        (getattr(together, name), torch.cat([getattr(one, name) for one in apart])) for name in ("losses", "values")
-    ]
-    if not all(torch.allclose(left, right, rtol=tolerance, atol=tolerance, equal_nan=True) for left, right in pairs):
+    if not _close(together.losses, torch.cat([one.losses for one in apart]), tolerance):
+        return "it gives other numbers under vmap"
+    if together.values.shape != (2,):
+        return None  # no objective for each environment
+    if not _close(together.values, torch.cat([one.values for one in apart]), tolerance):
+        if not _close(together.values, objective(two).detach(), tolerance):
+            return None  # numbers of another kind of chance: the two ways need not agree
+        first = next(two.chunks(1))
+        twice = objective(first.map(lambda tensor: torch.cat([tensor, tensor]))).detach()
+        if not _close(together.values[:1], twice[:1], tolerance):
+            raise ValueError(
+                "The objective of an environment depends on those that are computed with it: "
+                f"{float(together.values[0]):.6g} beside the second of the batch, {float(twice[0]):.6g} beside itself. "
+                "Let environment_objectives give each environment a number of its own, without a mean or maximum over "
+                "environments; or declare couples_environments = True and compute all at once, as REx does."
+            )
         return "it gives other numbers under vmap"
     gradients = [sum(each) for each in zip(*(one.gradients for one in apart), strict=True)]
     if not _agree(together.gradients, gradients, tolerance):
         return "it gives other gradients under vmap"
     return None
+
+
+def _close(left: Tensor, right: Tensor, tolerance: float) -> bool:
+    return torch.allclose(left, right, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 class _Tried(NamedTuple):

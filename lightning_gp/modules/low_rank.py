@@ -7,9 +7,9 @@ batch: losses and gradients of both ways have to agree. Anything else is compute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ TRIAL_RATE = 0.05
 
 
 class Adapting(Protocol):
-    """What is needed of a module; ``_low_rank`` remembers how the trial went."""
+    """What is asked of a module."""
 
     network: nn.Module
     criterion: Criterion
@@ -41,22 +41,20 @@ class Adapting(Protocol):
 
 
 def low_rank_losses(
-    module: Adapting, adaptation: Callable[..., Any], parameters: Parameters, environments: Environments
+    module: Adapting, known: type[EnvironmentObjective], parameters: Parameters, environments: Environments
 ) -> Tensor | None:
     """L_τ^te(θ_S) of each environment in the low-rank form, (E,); None where ``adaptation`` has to be run.
 
     Args:
-        module: whose losses they are.
-        adaptation: the method that is known; a module that has another one is left to it.
+        module: whose ``_low_rank`` remembers how the trial went.
+        known: the class of which it may be a subclass that changes no method that the form takes the place of.
         parameters: θ_0, (*shape).
         environments: of one size.
     """
     if module._low_rank is False:
         return None
-    if not _own_methods(module, adaptation):
-        return None
     loop = module.inner_loop()
-    chain = _chain(module, loop, parameters, environments)
+    chain = _chain(module, known, loop, parameters, environments)
     if chain is None:
         return None
     if module._low_rank is None:
@@ -73,7 +71,7 @@ def _computed(
         environments.support,
         environments.split("query"),
         lambda outputs, y: losses_of(module.criterion, outputs, y),
-        cast(Rates, loop.signed_rates),
+        loop.signed_rates,
         loop.steps,
         first_order=loop.first_order,
         adapted=loop.adapted,
@@ -98,7 +96,13 @@ def _elementwise(criterion: Any) -> Any:
     return criterion if criterion in ELEMENTWISE else None
 
 
-def _chain(module: Adapting, loop: InnerLoop, parameters: Parameters, environments: Environments) -> Chain | None:
+def _chain(
+    module: Adapting,
+    known: type[EnvironmentObjective],
+    loop: InnerLoop,
+    parameters: Parameters,
+    environments: Environments,
+) -> Chain | None:
     """The network as a chain, if the loop is the module's own and nothing about it is special."""
     special = (
         loop.optimizer is not None
@@ -106,6 +110,7 @@ def _chain(module: Adapting, loop: InnerLoop, parameters: Parameters, environmen
         or loop.proximal
         or isinstance(loop.rates, tuple)
         or loop.loss != module.loss
+        or not _own_methods(module, known)
         or not all(map(_plain, parameters.values()))
         or any(x.ndim < 3 for x in environments.tensors()[::2])
         or torch.is_autocast_enabled(environments.support[0].device.type)
@@ -118,13 +123,10 @@ def _chain(module: Adapting, loop: InnerLoop, parameters: Parameters, environmen
     return chain if moving and names == parameters.keys() else None  # tied weights have one name for two layers
 
 
-def _own_methods(module: Adapting, adaptation: Callable[..., Any]) -> bool:
+def _own_methods(module: Adapting, known: type[EnvironmentObjective]) -> bool:
     """Whether what the low-rank form takes the place of is what this package made it."""
-    known = {
-        **{name: vars(EnvironmentObjective)[name] for name in ("predict", "loss", "risk")},
-        "adaptation": adaptation,
-    }
-    return all(getattr(getattr(module, name), "__func__", None) is method for name, method in known.items())
+    kinds = {**dict.fromkeys(("predict", "loss", "risk"), EnvironmentObjective), "adaptation": known}
+    return all(getattr(getattr(module, name), "__func__", None) is vars(kind)[name] for name, kind in kinds.items())
 
 
 def _named(layer: nn.Module) -> list[str]:
@@ -139,7 +141,7 @@ def _plain(value: Tensor) -> bool:
 
 def _agrees(module: Adapting, chain: Chain, loop: InnerLoop, parameters: Parameters, few: Environments) -> bool:
     """Whether both ways give the same losses and gradients, for up to two inner steps at small rates."""
-    loop = replace(loop, steps=min(loop.steps, 2), rates=_small(cast(Rates, loop.rates)))
+    loop = replace(loop, steps=min(loop.steps, 2), rates=_small(loop.rates))
     device = few.support[0].device
     with torch.inference_mode(False), torch.random.fork_rng([device] if device.type == "cuda" else []):
         few = few.map(torch.clone)

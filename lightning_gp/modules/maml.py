@@ -218,7 +218,7 @@ class MAML(WrittenOut):
     def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
         """L_τ^te(θ_S) of each environment, (E,), and the mean of those before the last step where they count."""
         weights = self.term_weights()
-        low_rank = None if weights else low_rank_losses(self, MAML.adaptation, parameters, environments)
+        low_rank = None if weights else low_rank_losses(self, MAML, parameters, environments)
         if low_rank is not None:
             return {"loss": low_rank}
         trajectory = self.adaptation(self.loss, parameters, environments)

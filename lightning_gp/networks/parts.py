@@ -70,7 +70,7 @@ def named_submodule(network: nn.Module, name: str) -> nn.Module:
     Raises:
         ValueError: if there is none, naming those that there are.
     """
-    layers = dict(network.named_modules())
+    layers: dict[str, nn.Module] = dict(network.named_modules())
     if not name or name not in layers:
         raise ValueError(
             f"head={name!r} names no layer of {type(network).__name__}; there are {[each for each in layers if each]}."

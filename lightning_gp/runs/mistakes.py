@@ -69,7 +69,7 @@ def options_of_class(path: str) -> list[str]:
     found: dict[str, None] = {}
     for base in kind.__mro__:
         if "__init__" in vars(base) and base is not object:
-            parameters = inspect.signature(base.__init__).parameters.values()
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
             own = [each.name for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
             found.update(dict.fromkeys(own[1:]))
             if all(each.kind is not each.VAR_KEYWORD for each in parameters):

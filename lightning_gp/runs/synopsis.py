@@ -69,8 +69,10 @@ def names(kind: str) -> Iterator[tuple[str, str]]:
         'Four blocks of 3×3 convolution, batch normalisation, ReLU and downsampling, then a linear head.'
     """
     for statement in ast.parse((PACKAGE / kind / "__init__.pyi").read_text("utf-8")).body:
-        for alias in statement.names if isinstance(statement, ast.ImportFrom) else ():
-            _, node = _found(str(statement.module).removeprefix("lightning_gp."), alias.name)  # type: ignore[union-attr]
+        if not isinstance(statement, ast.ImportFrom):
+            continue
+        for alias in statement.names:
+            _, node = _found(str(statement.module).removeprefix("lightning_gp."), alias.name)
             if isinstance(node, ast.ClassDef) and (kind != "datamodules" or "DataModule" in ast.unparse(node.bases[0])):
                 yield alias.name, _first_line(node)
 

@@ -59,6 +59,9 @@ def vectorize(subject: Subject) -> None:
             if way is True and "cannot be computed for several" in str(error):
                 raise InapplicableError(str(error)) from error
             raise
+        except ValueError as error:
+            require("depends on those" not in str(error), str(error), "give each environment a number of its own.")
+            raise
     loss, gradient = results[False]
     for way, (other, found) in results.items():
         apart = max(abs(other - loss) / (abs(loss) + 1e-12), relative(found, gradient))

@@ -6,10 +6,10 @@ regularization perspective: Fig. 6.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,12 +20,12 @@ from lightning_gp.allocator import keep_freed_memory
 from lightning_gp.checks import whole
 from lightning_gp.trainability.describe import describe_data, describe_objective, describe_seed, plain, versions
 from lightning_gp.trainability.engine import CellTrainer, Outcome, OuterOptimizer
+from lightning_gp.trainability.executors import computed, one_thread, own_processes
 from lightning_gp.trainability.grid import check_rates, check_seeds
 from lightning_gp.trainability.objective import Trainable, rate_of
 from lightning_gp.trainability.result import TrainabilityResult
 from lightning_gp.trainability.storage import FORMAT, SHARD, Cell, Header, Journal, cells_of
 from lightning_gp.trainability.stream import BatchStream, Data
-from lightning_gp.trainability.workers import in_processes
 
 
 class TrainabilityMap:
@@ -98,26 +98,33 @@ class TrainabilityMap:
         workers: int = 1,
         shard: tuple[int, int] = (1, 1),
         progress: bool = True,
+        executor: Executor | None = None,
     ) -> TrainabilityResult:
         """Computes the cells that ``path`` does not hold yet.
 
         Args:
             path: where finished cells are kept; None for nowhere. A run that was killed continues there.
-            workers: processes, of one thread each. With more than one, what the map was made from must be picklable.
+            workers: processes of this machine, of one thread each. With more than one, what the map was made from must
+                be picklable (cloudpickle is used where it is installed).
             shard: (i, n) to compute the i-th of n shares, from 1; ``storage.merge`` joins their files.
             progress: whether to show a progress bar.
+            executor: of processes, in place of ``workers``: ``ProcessPoolExecutor``, loky's, Dask's
+                ``client.get_executor()``, ``MPIPoolExecutor``, … It stays open. The file is written here.
 
         Returns:
             The losses; of a shard, those of its own cells.
 
         Raises:
-            ValueError: if the file has other settings, the objective is not finite at the first step, or a number is
-                out of range.
+            ValueError: if the file has other settings, the objective is not finite at the first step, a number is out
+                of range, or the executor has threads of this process.
+            RuntimeError: if a process of the executor has other versions of torch, Python or this package.
         """
         index, shards = shard
         whole(1, workers=workers, shard=min(shard))
         if index > shards:
             raise ValueError(f"shard={index}/{shards}: the first number must be in 1 … {shards}.")
+        if workers > 1 and executor is not None:
+            raise ValueError(f"workers={workers} with an executor, which has its own; give one of them.")
         with one_thread():
             header = self.header()
             if shards > 1:
@@ -126,7 +133,7 @@ class TrainabilityMap:
             journal = Journal(path, header) if path is not None else None
             found = {} if journal is None else journal.cells
             try:
-                outcomes = self._computed([cell for cell in in_turn(cells) if cell not in found], workers)
+                outcomes = self._computed([cell for cell in in_turn(cells) if cell not in found], workers, executor)
                 found = {**found, **_recorded(outcomes, journal, len(cells), len(found), progress)}
                 if journal is not None:
                     journal.finish()
@@ -187,13 +194,19 @@ class TrainabilityMap:
             "outer_lrs": list(self.outer_lrs),
         }
 
-    def _computed(self, cells: list[Cell], workers: int) -> Iterator[tuple[Cell, Outcome]]:
-        if workers > 1 and len(cells) > 1:
-            yield from in_processes(self.compute, cells, workers)
-            return
-        keep_freed_memory()
-        for cell in cells:
-            yield cell, self.compute(cell)
+    def _computed(self, cells: list[Cell], workers: int, executor: Executor | None) -> Iterator[tuple[Cell, Outcome]]:
+        if executor is not None:
+            yield from computed(self.compute, cells, executor)
+        elif workers > 1 and len(cells) > 1:
+            pool = own_processes(min(workers, len(cells)))
+            try:
+                yield from computed(self.compute, cells, pool)
+            finally:
+                pool.shutdown(wait=False)
+        else:
+            keep_freed_memory()
+            for cell in cells:
+                yield cell, self.compute(cell)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the caches: each process draws its own batches."""
@@ -208,17 +221,6 @@ def in_turn(cells: Sequence[Cell]) -> list[Cell]:
         random.Random(0).shuffle(own)
         order += own
     return order
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread per process: cells are computed side by side instead, and their numbers do not depend on how."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _recorded(

@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[Kind, str, str]] = {
     "ascent": ("ascent", ":", "exact, ascent"),
     "first_order_ascent": ("first_order_ascent", "-", "first-order ascent"),
 }
+RISEN, DIVERGED = "lightsalmon", "lightgray"
 COLOURS = ("black", "tab:red", "tab:purple", "tab:brown")
 OF_KIND: dict[str | None, tuple[Curve, ...]] = {
     "fomaml": ("simplified",),
@@ -48,7 +49,7 @@ def plot_map(
     title: str = "",
     lines: Lines = (),
 ) -> Figure:
-    """The loss over (α, β) in colour, diverged cells blank, with the theory's curves; see ``draw_map``.
+    """The loss over (α, β) in colour, diverged cells gray, with the theory's curves; see ``draw_map``.
 
     Args:
         result: the map.
@@ -81,8 +82,10 @@ def draw_map(
 ) -> None:
     """Draws a map into ``axes`` [T21, Fig. 6]. Arguments as for ``plot_map``.
 
-    A cell is blank where a seed diverged. The dashed line is β_c found at α = 0. The theory's curves are those of the
-    objective's own inner steps; for a penalty without the half, α ‖∇L‖², its α is twice the coefficient.
+    A cell is gray where a seed diverged, salmon where none did but most ended above their first loss; the colour bar
+    has arrows where losses lie beyond it. The dashed line is β_c found at α = 0, the band its range over seeds. The
+    theory's curves are those of the objective's own inner steps; for a penalty without the half, α ‖∇L‖², its α is
+    twice the coefficient.
     """
     if not isinstance(result, TrainabilityResult):
         raise TypeError(
@@ -100,28 +103,68 @@ def draw_map(
             raise ValueError(
                 f"lines: {label!r} has {len(line)} values, and the map {len(result.inner_lrs)} inner rates."
             )
-    from matplotlib.colors import LogNorm
+    horizontal, vertical = edges(result.inner_lrs), edges(result.outer_lrs)
+    looks = _draw_cells(axes, result, horizontal, vertical)
+    label = described.get("label", described["rate"])
+    axes.set(xscale="log", yscale="log", ylabel="outer rate β", title=title)
+    axes.set_xlabel(f"{label}\n{caption(result)}")
+    axes.set(xlim=(horizontal[0], horizontal[-1]), ylim=(vertical[0], vertical[-1]))
+    _draw_zero(axes, result)
+    _draw_theory(axes, horizontal, vertical, eigenvalues, curves, curvature)
+    for (name, line), colour in zip(lines, COLOURS[1:], strict=False):
+        shown = np.where(np.isfinite(line), line, np.nan)
+        axes.plot(result.inner_lrs, shown, color=colour, marker=".", linewidth=1.3, label=name)
+    drawn, names = axes.get_legend_handles_labels()
+    shown_names = [*(look.get_label() for look in looks), *names]
+    axes.legend([*looks, *drawn], shown_names, fontsize=7, loc="lower left", framealpha=0.9)
 
-    losses = np.where(result.diverged > 0, np.nan, result.losses)
+
+def _draw_cells(axes: Axes, result: TrainabilityResult, horizontal: Array, vertical: Array) -> list[Any]:
+    """Three looks: trained in the colour of its loss, risen above its first loss, diverged. Returns the legend's."""
+    from matplotlib.colors import ListedColormap, LogNorm
+    from matplotlib.patches import Patch
+
+    diverged = result.diverged > 0
+    risen = ~diverged & (2 * result.worse > len(result.header["seeds"]))  # of most seeds: batches differ, too
+    losses = np.where(diverged | risen, np.nan, result.losses)
     positive = losses[losses > 0]
     logarithmic = bool(positive.size) and not (losses < 0).any()  # a negative penalty can make a loss negative
-    norm = LogNorm(*limits(positive), clip=True) if logarithmic else None
-    horizontal, vertical = edges(result.inner_lrs), edges(result.outer_lrs)
+    low, high = limits(positive) if logarithmic else (0.0, 0.0)
+    norm = LogNorm(low, high, clip=True) if logarithmic else None
+    extend = {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}
+    clipped = (int((positive < low).any()), int((positive > high).any())) if logarithmic else (0, 0)
     mesh = axes.pcolormesh(horizontal, vertical, losses.T, norm=norm, cmap="viridis")
-    axes.figure.colorbar(mesh, ax=axes, label="loss after training")
-    axes.set(
-        xscale="log", yscale="log", xlabel=described.get("label", described["rate"]), ylabel="outer rate β", title=title
+    axes.figure.colorbar(mesh, ax=axes, label="loss after training", extend=extend[clipped])
+    looks = [Patch(facecolor="tab:green", label="trained: colour of the loss")]
+    for cells, colour, text in ((risen, RISEN, "loss rose above its first"), (diverged, DIVERGED, "diverged")):
+        if cells.any():
+            shape = np.where(cells, 1.0, np.nan).T
+            axes.pcolormesh(horizontal, vertical, shape, cmap=ListedColormap([colour]))
+            looks.append(Patch(facecolor=colour, edgecolor="gray", label=text))
+    return looks
+
+
+def _draw_zero(axes: Axes, result: TrainabilityResult) -> None:
+    """The border at α = 0: its median over seeds, and the band of all of them."""
+    if result.zero is None:
+        return
+    bottom, top = axes.get_ylim()
+    found = result.seed_borders(0.0)
+    median = float(np.median(found))
+    name = "β_c found at α = 0" + (", median and range" if len(found) > 1 else "")
+    if len(found) > 1 and not np.isnan(median):
+        axes.axhspan(max(found.min(), bottom), min(found.max(), top), color="tab:orange", alpha=0.25, linewidth=0)
+    if 0 < median < np.inf:
+        axes.axhline(median, color="tab:orange", linestyle="--", linewidth=1.5, label=name)
+
+
+def caption(result: TrainabilityResult) -> str:
+    """How long was trained, with how many seeds, from which loss."""
+    iterations, seeds = result.header["settings"]["iterations"], len(result.header["seeds"])
+    failing = "a cell fails if one seed does; " if seeds > 1 else ""
+    return (
+        f"{iterations} iterations, {seeds} seed{'s' if seeds > 1 else ''}; {failing}first loss {result.first_loss:.3g}"
     )
-    axes.set(xlim=(horizontal[0], horizontal[-1]), ylim=(vertical[0], vertical[-1]))
-    zero = result.zero_critical_outer_lr()
-    if zero is not None and 0 < zero < np.inf:
-        axes.axhline(zero, color="tab:orange", linestyle="--", linewidth=1.5, label="β_c found at α = 0")
-    for (label, line), colour in zip(lines, COLOURS[1:], strict=False):
-        shown = np.where(np.isfinite(line), line, np.nan)
-        axes.plot(result.inner_lrs, shown, color=colour, marker=".", linewidth=1.3, label=label)
-    _draw_theory(axes, horizontal, vertical, eigenvalues, curves, curvature)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7, loc="lower left", framealpha=0.9)
 
 
 def _draw_theory(

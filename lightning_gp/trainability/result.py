@@ -43,6 +43,7 @@ class TrainabilityResult:
         losses: (A, B), as are ``diverged`` and ``worse``; see ``Column``.
         zero: the same at α = 0, (B,), or None if it was not asked for.
         complete: whether all cells are finished.
+        first_loss: median over the finished cells of the loss before the first step; NaN where there is none.
         outer_steps: steps that were computed in all cells together.
     """
 
@@ -51,6 +52,8 @@ class TrainabilityResult:
         self.inner_lrs: Array = np.array(header["inner_lrs"], dtype=np.float64)
         self.outer_lrs: Array = np.array(header["outer_lrs"], dtype=np.float64)
         self.complete = all(cell in self.cells for cell in cells_of(header))
+        firsts = [outcome.first_loss for outcome in self.cells.values() if outcome.first_loss is not None]
+        self.first_loss = float(np.median(firsts)) if firsts else float("nan")
         self.outer_steps = sum(outcome.iterations for outcome in self.cells.values())
         columns = [self._column(alpha) for alpha in header["inner_lrs"]]
         self.losses, self.diverged, self.worse = Column(*map(np.stack, zip(*columns, strict=True)))
@@ -80,6 +83,25 @@ class TrainabilityResult:
     def zero_critical_outer_lr(self, criterion: Criterion = "diverged") -> float | None:
         """The same at α = 0, or None if the map has no such line."""
         return None if self.zero is None else self._border(getattr(self.zero, criterion))
+
+    def seed_borders(self, inner_lr: float, criterion: Criterion = "diverged") -> Array:
+        """The largest usable β of each seed at one α of the map, (seeds,), as ``critical_outer_lrs`` has them of all.
+
+        Args:
+            inner_lr: α, 0 for the line of comparison.
+            criterion: what counts as a failure.
+
+        Returns:
+            NaN where a cell up to the first failure is not finished.
+        """
+        found = []
+        for seed in self.header["seeds"]:
+            outcomes = [self.cells.get(Cell(seed, inner_lr, beta)) for beta in self.header["outer_lrs"]]
+            failed = [outcome is None or getattr(outcome, criterion) for outcome in outcomes]
+            first = failed.index(True) if True in failed else len(failed)
+            unknown = first < len(failed) and outcomes[first] is None
+            found.append(float("nan") if unknown else self._border(np.array(failed, dtype=np.int64)))
+        return np.array(found)
 
     def _column(self, alpha: float) -> Column:
         count = len(self.outer_lrs)

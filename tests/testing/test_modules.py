@@ -182,7 +182,7 @@ def smooth():
 BROKEN = {
     Detached: ("gradient", r"off finite differences by 0\.\d+|off finite differences by [1-9]"),
     HalfStep: ("gradient", "off the first-order gradient, at the adapted parameters"),
-    ChunkMaximum: ("vectorize", "vectorize=True gives another loss or gradient than vectorize=False"),
+    ChunkMaximum: ("vectorize", "objective of an environment depends on those that are computed with it"),
     OtherLoss: ("terms", r"training_loss is .*, but the mean of environment_objectives is"),
     LostWeight: ("terms", r"\(loss\) is .*, not"),
     Broadcasting: ("shapes", r"targets of shape \(4, 5\) in place of \(4, 5, 1\) are not refused"),

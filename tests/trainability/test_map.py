@@ -153,8 +153,6 @@ def test_objective_that_is_not_finite_is_refused_before_anything_is_written(tmp_
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="shard=3/2"):
         linear().run(shard=(3, 2))
-    with pytest.raises(ValueError, match="pickled"):
-        linear(optimizer=lambda p, lr: torch.optim.SGD(p, lr=lr)).run(workers=2, progress=False)
 
 
 def test_file_holds_no_machine(whole):
@@ -167,6 +165,7 @@ def test_file_holds_no_machine(whole):
 def test_pictures(whole, tmp_path):
     pytest.importorskip("matplotlib")
     result = TrainabilityResult.load(whole)
+    result.worse = result.diverged
     figure = plot_map(result, [20.0, 2.0], ("simplified", "exact"), title="tiny")
     axes = figure.axes[0]
     assert axes.get_xscale() == axes.get_yscale() == "log"
@@ -175,7 +174,7 @@ def test_pictures(whole, tmp_path):
     assert not np.ma.getmaskarray(image)[:2].any()
     labels = [line.get_label() for line in axes.lines]
     assert labels == [
-        "β_c found at α = 0",
+        "β_c found at α = 0, median and range",
         "β_c, λ_1 = 20, simplified",
         "β_c, λ_1 = 20, exact",
         "β_c, λ_2 = 2, simplified",
@@ -229,3 +228,31 @@ def test_the_theory_is_that_of_the_maps_own_objective(name):
     for line in lines:
         alpha, beta = (values[~np.isnan(line.get_ydata())] for values in line.get_data())
         np.testing.assert_allclose(beta, bound(alpha))
+
+
+def test_three_looks_and_a_caption(whole):
+    pytest.importorskip("matplotlib")
+    result = TrainabilityResult.load(whole)
+    result.worse = result.diverged.copy()
+    result.worse[0, 1] = 2  # as if both seeds had ended above their first losses
+    axes = plot_map(result).axes[0]
+    masks = [np.ma.getmaskarray(mesh.get_array()).reshape(3, 3).T for mesh in axes.collections[:3]]
+    looks = [~mask for mask in masks]
+    assert np.array_equal(sum(look.astype(int) for look in looks), np.ones((3, 3)))  # each cell has one look
+    assert np.argwhere(looks[1]).tolist() == [[0, 1]]
+    assert np.array_equal(looks[2], result.diverged > 0)
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names[:3] == ["trained: colour of the loss", "loss rose above its first", "diverged"]
+    assert "20 iterations, 2 seeds" in axes.get_xlabel()
+    assert f"first loss {result.first_loss:.3g}" in axes.get_xlabel()
+
+
+def test_borders_of_each_seed(whole):
+    result = TrainabilityResult.load(whole)
+    outcomes = dict(result.cells)
+    cell = next(cell for cell in outcomes if cell.seed == 1 and cell.inner_lr == 0.01 and cell.outer_lr == 0.1)
+    outcomes[cell] = outcomes[cell]._replace(loss=None)
+    changed = TrainabilityResult(result.header, outcomes)
+    np.testing.assert_allclose(changed.seed_borders(0.01), [np.sqrt(0.1 * 50), np.sqrt(0.01 * 0.1)])
+    del outcomes[cell]
+    assert np.isnan(TrainabilityResult(result.header, outcomes).seed_borders(0.01)).tolist() == [False, True]
