@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +71,7 @@ def _computed(
         environments.support,
         environments.split("query"),
         lambda outputs, y: losses_of(module.criterion, outputs, y),
-        loop.signed_rates,
+        cast(Rates, loop.signed_rates),
         loop.steps,
         first_order=loop.first_order,
         adapted=loop.adapted,
@@ -141,7 +141,7 @@ def _plain(value: Tensor) -> bool:
 
 def _agrees(module: Adapting, chain: Chain, loop: InnerLoop, parameters: Parameters, few: Environments) -> bool:
     """Whether both ways give the same losses and gradients, for up to two inner steps at small rates."""
-    loop = replace(loop, steps=min(loop.steps, 2), rates=_small(loop.rates))
+    loop = replace(loop, steps=min(loop.steps, 2), rates=_small(cast(Rates, loop.rates)))
     device = few.support[0].device
     with torch.inference_mode(False), torch.random.fork_rng([device] if device.type == "cuda" else []):
         few = few.map(torch.clone)
