@@ -24,7 +24,7 @@ from typing import Any
 import harness
 import torch
 import torch.nn.functional as F
-from peers import Accumulate, Criterion, higher_maml, learn2learn_maml
+from peers import Accumulate, Criterion, func_maml, higher_maml, learn2learn_maml
 from torch import nn
 
 from lightning_gp import FOMAML, MAML, Environments
@@ -35,6 +35,8 @@ TOLERANCE = 1e-8  # relative, float64
 EAGER, COMPILED, RECOMPUTED = "ours", "ours, compile=True", "ours, recompute=True"
 OURS: dict[str, dict[str, Any]] = {EAGER: {}, COMPILED: {"compile": True}, RECOMPUTED: {"recompute": True}}
 PEERS = {"learn2learn": learn2learn_maml, "higher": higher_maml}
+BY_HAND, BY_HAND_COMPILED = "vmap(grad)", "vmap(grad), compiled"
+HANDS = {BY_HAND: func_maml, BY_HAND_COMPILED: partial(func_maml, compile=True)}
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Workload:
     first_order: bool = False
     burst: int = 1
     forms: tuple[str, ...] = field(default=(EAGER, COMPILED))
+    hands: tuple[str, ...] = ()
 
 
 def sinusoids(count: int, points: int = 10) -> Environments:
@@ -73,7 +76,13 @@ def images(count: int, ways: int = 5, shots: int = 1, queries: int = 15, size: i
 
 
 _sinusoid = partial(
-    Workload, network=SinusoidMLP, criterion=F.mse_loss, inner_lr=0.01, outer=partial(torch.optim.SGD, lr=1e-3), burst=6
+    Workload,
+    network=SinusoidMLP,
+    criterion=F.mse_loss,
+    inner_lr=0.01,
+    outer=partial(torch.optim.SGD, lr=1e-3),
+    burst=6,
+    hands=(BY_HAND, BY_HAND_COMPILED),
 )
 _conv4 = partial(
     Workload,
@@ -87,22 +96,35 @@ WORKLOADS = {
         title="sinusoid MLP 40-40, 100 environments, 1 step",
         episodes=partial(sinusoids, 100),
         rounds=12,
-        targets={EAGER: 20, COMPILED: 50},
+        targets={EAGER: 40, COMPILED: 50},
     ),
     "sinusoid5": _sinusoid(
         title="sinusoid MLP 40-40, 25 environments, 5 steps",
         episodes=partial(sinusoids, 25),
         rounds=12,
-        targets={EAGER: 8},
+        targets={EAGER: 20},
         inner_steps=5,
     ),
     "fomaml": _sinusoid(
         title="FOMAML, sinusoid MLP 40-40, 100 environments, 1 step",
         episodes=partial(sinusoids, 100),
         rounds=12,
-        targets={},
+        targets={EAGER: 40},
         first_order=True,
     ),
+    **{
+        f"width{width}": _sinusoid(
+            title=f"MLP {width}-{width}, 25 environments, 1 step",
+            network=partial(SinusoidMLP, (width, width)),
+            episodes=partial(sinusoids, 25),
+            rounds=6,
+            burst=3,
+            targets={EAGER: target},
+            forms=(EAGER,),
+            hands=(BY_HAND,),
+        )
+        for width, target in ((256, 8), (512, 5), (1024, 4))
+    },
     "conv4": _conv4(
         title="Conv4-64, 28x28, 5-way 1-shot, 15 queries, 8 environments, 1 step",
         episodes=partial(images, 8),
@@ -128,8 +150,9 @@ def accumulate_of(name: str, network: nn.Module, workload: Workload) -> Accumula
         "inner_lr": workload.inner_lr,
         "inner_steps": workload.inner_steps,
     }
-    if name in PEERS:
-        return PEERS[name](network, first_order=workload.first_order, **options)
+    peers = {**PEERS, **HANDS}
+    if name in peers:
+        return peers[name](network, first_order=workload.first_order, **options)
     module = (FOMAML if workload.first_order else MAML)(network, **options, **OURS[name])
 
     def accumulate(environments: Environments) -> None:
@@ -169,7 +192,10 @@ def outer_step(name: str, network: nn.Module, workload: Workload, batch: Environ
 def run_time(workload: Workload, compile_too: bool, rounds: int | None, clock: Callable[[], float]) -> dict[str, Any]:
     torch.manual_seed(0)
     network, batch = workload.network(), workload.episodes()
-    names = [*PEERS, *(form for form in workload.forms if compile_too or form != COMPILED)]
+    others = (
+        name for name in (*workload.hands, *workload.forms) if compile_too or name not in (COMPILED, BY_HAND_COMPILED)
+    )
+    names = [*PEERS, *others]
     errors = gradient_errors(names, network, workload, batch)
     wrong = {name: error for name, error in errors.items() if not error <= TOLERANCE}
     if wrong:

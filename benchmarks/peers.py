@@ -70,3 +70,39 @@ def higher_maml(
                     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
     return accumulate
+
+
+def func_maml(
+    network: nn.Module,
+    criterion: Criterion,
+    inner_lr: float,
+    inner_steps: int,
+    first_order: bool = False,
+    compile: bool = False,
+) -> Accumulate:
+    """``torch.func`` by hand: ``vmap(grad(task))`` over all tasks at once, the mean inside, so that it compiles."""
+    from torch.func import functional_call, grad, vmap
+
+    def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return criterion(functional_call(network, parameters, (x,)), y)
+
+    def task(parameters: dict[str, Tensor], x: Tensor, y: Tensor, x_query: Tensor, y_query: Tensor) -> Tensor:
+        for _ in range(inner_steps):
+            steps = grad(loss)(parameters, x, y)
+            if first_order:
+                steps = {name: step.detach() for name, step in steps.items()}
+            parameters = {name: value - inner_lr * steps[name] for name, value in parameters.items()}
+        return loss(parameters, x_query, y_query)
+
+    def gradients(parameters: dict[str, Tensor], *tensors: Tensor) -> dict[str, Tensor]:
+        every = vmap(grad(task), in_dims=(None, 0, 0, 0, 0))(parameters, *tensors)
+        return {name: gradient.mean(0) for name, gradient in every.items()}
+
+    function = torch.compile(gradients, dynamic=False) if compile else gradients
+
+    def accumulate(environments: Environments) -> None:
+        found = function({name: value.detach() for name, value in network.named_parameters()}, *environments.tensors())
+        for name, parameter in network.named_parameters():
+            parameter.grad = found[name]
+
+    return accumulate

@@ -89,8 +89,8 @@ def adapted_losses(
     """
     rates = {name: rate_of(lr, name) for name in (parameters if adapted is None else adapted)}
     number = next(iter(rates.values()))
-    common = not any(isinstance(rate, Tensor) or rate != number for rate in rates.values())
-    if common:  # one number for all: the gradients are multiplied by it where autograd starts
+    common = None if any(isinstance(rate, Tensor) or rate != number for rate in rates.values()) else number
+    if common is not None:  # one number for all: the gradients are multiplied by it where autograd starts
         rates = dict.fromkeys(rates, 1.0)
     sizes = steps, support[0].shape[1], query[0].shape[1]
     layers = [_adaptable(name, layer, parameters, rates, sizes) for name, layer in chain]
@@ -101,7 +101,7 @@ def adapted_losses(
         features = _forward(layers[:first], support[0])  # the same in each step
         for _ in range(steps):
             values = losses(_forward(layers[first:], features), support[1])
-            start = torch.full_like(values, -number if common else -1.0)
+            start = torch.full_like(values, -1.0 if common is None else -float(common))
             outputs = [layer.outputs for layer in moving]
             changes = torch.autograd.grad(values, outputs, start, create_graph=graph, materialize_grads=True)
             for layer, change in zip(moving, changes, strict=True):
@@ -210,6 +210,7 @@ class _Stacked(_Adaptable):
         if self.steps == 0:
             return F.linear(x, self.weight, self.bias)
         if self.rate is None:
+            assert self.bias is not None
             rows = _rows(F.linear(x, self.weight)) + self.bias
         else:
             weight = self.own if self.upright else self.own.mT
@@ -232,7 +233,7 @@ class _Stacked(_Adaptable):
                 self.own = before + rate * torch.bmm(left.mT, right)
             else:
                 self.own = torch.baddbmm(before, left.mT, right, alpha=self.rate)
-        if self.bias_rate is not None:
+        if self.bias is not None and self.bias_rate is not None:
             self.bias = _plus(self.bias, change.sum(1, keepdim=True), self.bias_rate)
         self.steps += 1
 
@@ -242,6 +243,8 @@ class _LowRank(_Adaptable):
 
     history: Tensor
     changes: Tensor
+    met: Tensor
+    rate: float | Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         if self.steps == 0 or x is not self.inputs:  # the first layer meets the same inputs in each step
@@ -283,7 +286,7 @@ class _Norm(_Adaptable):
     def move(self, rows: Tensor, change: Tensor) -> None:
         if self.rate is not None:
             self.weight = _plus(self.weight, (change * rows).sum(1, keepdim=True), self.rate)
-        if self.bias_rate is not None:
+        if self.bias is not None and self.bias_rate is not None:
             self.bias = _plus(self.bias, change.sum(1, keepdim=True), self.bias_rate)
 
 

@@ -142,10 +142,11 @@ class EnvironmentModule(EnvironmentObjective):
     def batch_terms(self, batches: Sequence[Environments]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and terms of a batch that was checked; to override where environments are coupled."""
         total = sum(count_of(environments) for environments in batches)
-        objective, inputs, written_out = self._objective(total), self.trained_parameters(), self.explicit(total)
+        objective, written_out = self._objective(total), self.explicit(total)
         pieces = self.pieces(batches)
         if len(pieces) == 1 and written_out is None:
             return objective(pieces[0])
+        inputs = self.trained_parameters()
         return accumulated(written_out or differentiated(objective, inputs), pieces, inputs)
 
     def aggregated_terms(self, batches: Sequence[Environments]) -> tuple[Tensor, dict[str, Tensor]]:
