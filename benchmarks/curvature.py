@@ -31,7 +31,8 @@ import torch
 from curvature_cases import CASES, EPOCHS, Case, build
 from harness import RESULTS, interleave, machine, peak_memory_growth, print_table, write_json
 
-from lightning_gp.functional.curvature import HessianVectorProduct, hessian_eigenvalues
+from lightning_gp.functional.curvature import hessian_eigenvalues
+from lightning_gp.functional.hessian_product import HessianVectorProduct
 from lightning_gp.functional.lanczos import leading_eigenpairs
 
 FILE = RESULTS / "curvature.json"

@@ -9,6 +9,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from lightning_gp.commands.known import COMMANDS
+
 OVERVIEW = """\
 lightning-gp: gradient-based multi-environment learning (MAML, IRM, gradient penalties) for PyTorch Lightning
 
@@ -36,27 +38,6 @@ Every option of it can be given on the command line, as in --model.init_args.inn
 Set LIGHTNING_GP_DEBUG=1 to see the traceback of an error.
 """
 
-COMMANDS = {
-    "fit": "commands.training",
-    "validate": "commands.training",
-    "test": "commands.training",
-    "predict": "commands.training",
-    "demo": "experiments.demo",
-    "map": "commands.map",
-    "tune": "commands.tune",
-    "diagnose": "commands.diagnose",
-    "theory": "commands.theory",
-    "reproduce": "commands.reproduce",
-    "cross-domain": "commands.cross_domain",
-    "data": "commands.data",
-    "dashboard": "dashboards",
-    "algorithms": "commands.names",
-    "networks": "commands.names",
-    "callbacks": "commands.names",
-    "configs": "commands.names",
-    "completion": "commands.completion",
-}
-"""Command → the module of this package whose ``main(words)`` runs it; imported only when it is asked for."""
 NAMED = ("commands.training", "commands.names")
 """Modules that several commands share, and that therefore get the command's name as first word."""
 

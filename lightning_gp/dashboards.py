@@ -67,6 +67,11 @@ SECTIONS: dict[str, tuple[Curves | Pictures, ...]] = {
         Curves("Hessian-vector products", r"^.*curvature/products$"),
         Curves("Eigenvalues as good as asked (1) or not (0)", r"^.*curvature/converged$"),
         Curves("Trace", r"^.*curvature/trace(_standard_error)?$"),
+        Curves("Eigenvalues by differences", r"^.*differences/eigenvalue_\d+$"),
+        Curves("Disagreement of differences", r"^.*differences/residual_\d+$", log_y=True),
+        Curves("Differences taken", r"^.*differences/products$"),
+        Curves("Differences that agree (1) or not (0)", r"^.*differences/converged$"),
+        Curves("Displacement of differences", r"^.*differences/step$", log_y=True),
         Pictures("Spectral density", ("curvature/spectral_density",)),
     ),
     "learning rates": (

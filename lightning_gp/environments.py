@@ -46,9 +46,10 @@ class Environments(NamedTuple):
         return self.query if name == "query" and self.query is not None else self.support
 
     def chunks(self, size: int) -> Iterator[Environments]:
-        """Consecutive slices of at most ``size`` environments, as views."""
-        for start in range(0, count_of(self), size):
-            yield self.map(itemgetter(slice(start, start + size)))
+        """Consecutive slices of at most ``size`` environments, as views; all of them are the batch itself."""
+        count = count_of(self)
+        for start in range(0, count, size):
+            yield self if size >= count else self.map(itemgetter(slice(start, start + size)))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Environments:
         """The batch with ``function`` of each of its tensors.

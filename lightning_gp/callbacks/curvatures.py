@@ -17,7 +17,12 @@ from lightning_gp.environments import Environments
 from lightning_gp.functional.batch_norm import cheap_norms
 from lightning_gp.functional.curvature import hessian_eigenvalues
 from lightning_gp.functional.curvature_by_environment import environment_curvatures
+from lightning_gp.functional.hessian_product import hessian_vector_product
 from lightning_gp.functional.kernels import plain_kernels
+from lightning_gp.functional.lanczos import Eigenpairs, leading_eigenpairs
+from lightning_gp.functional.starts import search_start
+from lightning_gp.functional.update_curvature import preconditioned
+from lightning_gp.theory.optimizers import update_rule
 from lightning_gp.types import Parameters, Split
 
 
@@ -128,3 +133,42 @@ def curvature_of_block(
     others = {name: value for name, value in parameters.items() if name not in names}
     block = {name: parameters[name] for name in names}
     return float(hessian_eigenvalues(lambda theta: loss({**others, **theta}), block, 1, tol, reduce=reduce).values[0])
+
+
+def leading_pairs(
+    loss: Callable[[Parameters], Tensor],
+    measurement: Measurement,
+    scaled: bool,
+    *,
+    k: int,
+    tol: float,
+    max_products: int | None,
+    start: Tensor | None,
+) -> Eigenpairs:
+    """The k largest eigenvalues of the Hessian of a loss.
+
+    Args:
+        loss: this process's share.
+        measurement: whose parameters and processes.
+        scaled: of P^{-1/2}(∇²L + W)P^{-1/2} instead, by the Trainer's optimizer.
+        k: their number.
+        tol: relative error allowed.
+        max_products: products allowed.
+        start: of a warm search, or None.
+    """
+    parameters, total = measurement.loss.parameters(), measurement.ranks.sum
+    if not scaled:
+        return hessian_eigenvalues(loss, parameters, k, tol, initial=start, max_products=max_products, reduce=total)
+    rule = update_rule(optimizer_of(measurement.loss.module))
+    product = hessian_vector_product(loss, parameters, reduce=total)
+    operator = preconditioned(
+        product, rule.root_scales(parameters).to(product.gradient), rule.coupled_decay(parameters)
+    )
+    return leading_eigenpairs(
+        operator,
+        search_start(product.gradient, start),
+        k,
+        tol,
+        max_products=max_products,
+        random_share=1.0 if start is None else None,
+    )

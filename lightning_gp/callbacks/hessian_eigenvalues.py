@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -16,8 +16,11 @@ from lightning_gp.callbacks.curvatures import (
     couples,
     curvature_of_block,
     environment_statistics,
+    leading_pairs,
     optimizer_of,
 )
+from lightning_gp.callbacks.differences import measured_by_differences, values_of
+from lightning_gp.callbacks.eigenvalue_checks import check_evaluation, check_k, refuse_exact_only
 from lightning_gp.callbacks.episodes import EpisodeProbe
 from lightning_gp.callbacks.groups import Grouping, check_groups, grouped
 from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
@@ -25,14 +28,13 @@ from lightning_gp.callbacks.measurement import Measurement, Report
 from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
 from lightning_gp.callbacks.spectrum import density_of, trace_of
 from lightning_gp.contracts import Key
-from lightning_gp.functional.curvature import hessian_eigenvalues, hessian_vector_product
+from lightning_gp.functional.hessian_product import hessian_vector_product
 from lightning_gp.functional.kernels import plain_kernels
-from lightning_gp.functional.lanczos import Eigenpairs, leading_eigenpairs
-from lightning_gp.functional.starts import search_start, warm_start
-from lightning_gp.functional.update_curvature import UpdateJacobian, preconditioned
+from lightning_gp.functional.starts import warm_start
+from lightning_gp.functional.update_curvature import UpdateJacobian
 from lightning_gp.plots import require_matplotlib
-from lightning_gp.theory.optimizers import check_known, update_rule
-from lightning_gp.types import Parameters, Split
+from lightning_gp.theory.optimizers import check_known
+from lightning_gp.types import Split
 
 
 class HessianEigenvalues(EpisodeProbe):
@@ -61,6 +63,12 @@ class HessianEigenvalues(EpisodeProbe):
     Attention is computed by torch's ``MATH`` kernel, whose (tokens, tokens) weights of every head stay in memory, and
     compiled code as it is written.
 
+    ``products="differences"`` takes gradients alone, H v ≈ (∇L(θ + h v) − ∇L(θ − h v)) / 2h with h = 0.05 ‖∇L‖/λ_1, for
+    sharded modules (FSDP2) and kernels without a double backward. Differences of a loss with kinks (ReLU) see curvature
+    that derivatives do not have, and no step fits all directions. So each pair is measured again, at h and at h/2, and
+    is NaN where these disagree; the keys are others, so that none is taken for an exact one. On smooth networks it
+    agrees with the exact value to ``tol``; it costs two gradients per product, and no graph is kept.
+
     With ``episodes=N`` also of the loss of each of N episodes in ``trainer.validate`` and ``trainer.test``, by a search
     of its own: see ``EpisodeProbe``. The mean of ``curvature/converged`` is then the share of converged searches.
 
@@ -77,6 +85,8 @@ class HessianEigenvalues(EpisodeProbe):
         trace: also estimate the trace.
         density: draw the spectral density once per epoch of training (needs matplotlib).
         warm_start: start from the last eigenvectors, see above.
+        products: ``"exact"`` or ``"differences"``, see above; the latter with ``objective="loss"`` alone, and without
+            ``preconditioned``, ``per_environment``, ``groups``, ``trace`` and ``density``.
         max_products: products allowed per search; None for the default of ``functional.hessian_eigenvalues``.
         **kwargs: see ``EpisodeProbe`` and ``Probe``.
 
@@ -103,6 +113,11 @@ class HessianEigenvalues(EpisodeProbe):
         Key("curvature/environment_std", "[0, ∞)", "its standard deviation over environments, likewise"),
         Key("curvature/trace", "(−∞, ∞)", "tr ∇²L(θ), estimated by Hutch++, with ``trace=True``"),
         Key("curvature/trace_standard_error", "[0, ∞)", "of that estimate"),
+        Key("differences/eigenvalue_<i>", "(−∞, ∞)", 'λ_i with ``products="differences"``; NaN where it disagrees'),
+        Key("differences/residual_<i>", "[0, ∞)", "the largest disagreement of H v_i at h, at h/2, and λ_i v_i"),
+        Key("differences/converged", "{0, 1}", "1 where every value is a number and as good as ``tol`` asks, else 0"),
+        Key("differences/products", "[1, ∞)", "differences taken, two gradients each"),
+        Key("differences/step", "(0, ∞)", "h, the length of the displacement"),
         Key("curvature/spectral_density", "", "picture, with ``density=True``: by stochastic Lanczos quadrature"),
     )
 
@@ -120,6 +135,7 @@ class HessianEigenvalues(EpisodeProbe):
         trace: bool = False,
         density: bool = False,
         warm_start: bool = True,
+        products: Literal["exact", "differences"] = "exact",
         max_products: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -128,7 +144,17 @@ class HessianEigenvalues(EpisodeProbe):
         checks.optional_whole(1, max_products=max_products)
         checks.choice(("loss", "training"), objective=objective)
         checks.choice(("query", "support"), split=split)
+        checks.choice(("exact", "differences"), products=products)
         check_groups(groups)
+        if products == "differences":
+            refuse_exact_only(
+                objective=objective != "loss",
+                preconditioned=preconditioned,
+                per_environment=per_environment,
+                groups=groups is not None,
+                trace=trace,
+                density=density,
+            )
         if not 0 < tol < 1:
             raise ValueError(f"tol={tol!r} is a relative error; take 0 < tol < 1, e.g. 1e-3.")
         if max_products is not None and max_products < k:
@@ -142,6 +168,7 @@ class HessianEigenvalues(EpisodeProbe):
             )
         if density:
             require_matplotlib()
+        self.products = products
         self.k, self.objective, self.tol, self.max_products = k, objective, tol, max_products
         self.trace, self.density, self.warm_start = trace, density, warm_start
         self.preconditioned, self.per_environment, self.split, self.groups = (
@@ -150,6 +177,10 @@ class HessianEigenvalues(EpisodeProbe):
             split,
             groups,
         )
+
+    def works_on_shards(self, pl_module: LightningModule) -> bool:
+        """By differences of gradients."""
+        return self.products == "differences"
 
     def begin(self) -> None:
         """Also forgets what was found."""
@@ -161,7 +192,7 @@ class HessianEigenvalues(EpisodeProbe):
         """Also compares k with the number of parameters."""
         super().setup(trainer, pl_module, stage)
         if self.evaluation_loss is not None:
-            self._check_evaluation(self.evaluation_loss)
+            check_evaluation(self.evaluation_loss, self.objective, self.k)
         if stage != "fit" or self.loss is None:
             return
         if self.per_environment and not isinstance(self.loss, EnvironmentLoss):
@@ -170,15 +201,7 @@ class HessianEigenvalues(EpisodeProbe):
                 "Leave it out, or let the module define environment_losses(parameters, environments, split)."
             )
         if not any(isinstance(each, torch.nn.UninitializedParameter) for each in self.loss.parameters().values()):
-            self._check_k(self.loss)
-
-    def _check_evaluation(self, loss: AnyLoss) -> None:
-        if self.objective == "training" and couples(loss):
-            raise ValueError(
-                f"objective='training': the objective of {type(loss.module).__name__} couples the environments of a "
-                "batch, so it has no value for a single episode. Use objective='loss', or leave episodes=None."
-            )
-        self._check_k(loss)
+            check_k(self.loss, self.k)
 
     def whole_batches(self, loss: AnyLoss) -> bool:
         """A coupled training objective is that of a whole batch."""
@@ -186,7 +209,10 @@ class HessianEigenvalues(EpisodeProbe):
 
     def check(self, loss: AnyLoss, piece: Piece) -> None:
         """One product, and k again, for parameters that are made by the first forward pass."""
-        self._check_k(loss)
+        check_k(loss, self.k)
+        if self.products == "differences":
+            super().check(loss, piece)
+            return
         function = loss.objectives if self.objective == "training" else partial(loss.losses, split=self.split)
         with plain_kernels(second_order=True):
             product = UpdateJacobian(lambda theta: function(theta, piece).mean(), loss.parameters())
@@ -203,21 +229,17 @@ class HessianEigenvalues(EpisodeProbe):
         if self.preconditioned:
             check_known(optimizer_of(loss.module))
 
-    def _check_k(self, loss: AnyLoss) -> None:
-        size = sum(parameter.numel() for parameter in loss.parameters().values())
-        if size < self.k:
-            raise ValueError(
-                f"k={self.k} eigenvalues were asked for, but {type(loss.module).__name__} has only {size} trainable "
-                f"parameters; choose k <= {size}."
-            )
-
     def measure(self, measurement: Measurement) -> Report:
         """The eigenvalues of the mean over all environments."""
+        if self.products == "differences":
+            return self._by_differences(measurement)
         parameters = measurement.loss.parameters()
         size = sum(parameter.numel() for parameter in parameters.values())
         loss = partial(measurement.mean_loss, training=self.objective == "training", split=self.split, curvature=True)
         with plain_kernels(second_order=True):
-            pairs = self._search(loss, measurement, size)
+            start = self._start if self._start is not None and self._start.numel() == size else None
+            options = {"k": self.k, "tol": self.tol, "max_products": self.max_products, "start": start}
+            pairs = leading_pairs(loss, measurement, self.preconditioned, **options)
         self.eigenvalues = pairs.values
         if self.warm_start and bool(pairs.vectors.isfinite().all()):
             self._start = warm_start(pairs.vectors)
@@ -247,30 +269,18 @@ class HessianEigenvalues(EpisodeProbe):
         self.density = self.per_environment = False
         return super().measure_episode(measurement)
 
-    def _search(self, loss: Callable[[Parameters], Tensor], measurement: Measurement, size: int) -> Eigenpairs:
-        start = self._start if self._start is not None and self._start.numel() == size else None
-        parameters, total = measurement.loss.parameters(), measurement.ranks.sum
-        if not self.preconditioned:
-            return hessian_eigenvalues(
-                loss, parameters, self.k, self.tol, initial=start, max_products=self.max_products, reduce=total
-            )
-        rule = update_rule(optimizer_of(measurement.loss.module))
-        product = hessian_vector_product(loss, parameters, reduce=total)
-        scaled = preconditioned(
-            product, rule.root_scales(parameters).to(product.gradient), rule.coupled_decay(parameters)
-        )
-        return leading_eigenpairs(
-            scaled,
-            search_start(product.gradient, start),
-            self.k,
-            self.tol,
-            max_products=self.max_products,
-            random_share=1.0 if start is None else None,
-        )
+    def _by_differences(self, measurement: Measurement) -> Report:
+        found = measured_by_differences(measurement, self.k, self.tol, self.split, self._start, self.max_products)
+        self.eigenvalues = found.values
+        if self.warm_start and bool(found.vectors.isfinite().all()):
+            self._start = warm_start(found.vectors)
+        return Report(values_of(found))
 
     def state_dict(self) -> dict[str, Any]:
         """The probe batch and the start of the next search."""
-        small = self._start is not None and self._start.nbytes <= MAX_SAVED_BYTES
+        # of shards, one process's part would be saved for all
+        exact = self.products == "exact"
+        small = exact and self._start is not None and self._start.nbytes <= MAX_SAVED_BYTES
         return {**super().state_dict(), "start": self._start if small else None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_gp.functional.curvature import HessianVectorProduct
+from lightning_gp.functional.hessian_product import HessianVectorProduct
 from lightning_gp.functional.spectrum import SpectralDensity, spectral_density, trace
 from lightning_gp.plots import spectral_density as draw_density
 

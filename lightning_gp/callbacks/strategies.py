@@ -5,8 +5,8 @@ from __future__ import annotations
 from lightning_gp.callbacks.shards import FSDP_MODULE
 
 WORKING = (
-    "GradientNorm, CosineSimilarity, GradientNoise, UpdateStatistics, CriticalLearningRate and the outer path of "
-    "PhaseAmplitudeConsistency, in training"
+    "GradientNorm, CosineSimilarity, GradientNoise, UpdateStatistics, CriticalLearningRate, the outer path of "
+    "PhaseAmplitudeConsistency and HessianEigenvalues(products='differences'), in training"
 )
 FSDP2 = (
     "ModelParallelStrategy(data_parallel_size=..., tensor_parallel_size=1) with torch.distributed.fsdp.fully_shard in "

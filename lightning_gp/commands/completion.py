@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from lightning_gp.commands.helps import FUNCTIONS, OWN, help_for
+from lightning_gp.commands.known import COMMANDS
 from lightning_gp.commands.names import configs
 from lightning_gp.runs.synopsis import names
 
@@ -47,8 +48,6 @@ def main(args: Sequence[str]) -> None:
 
 def script() -> str:
     """The script for bash."""
-    from lightning_gp.cli import COMMANDS
-
     cases = []
     for command in sorted({*OWN, *(name.partition(" ")[0] for name in FUNCTIONS)}):
         options = set(re.findall(r"^  (--[\w-]+)", help_for([command, "--help"]) or "", re.MULTILINE))

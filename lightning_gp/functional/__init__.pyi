@@ -3,7 +3,6 @@ from lightning_gp.functional.adaptation import adapt as adapt
 from lightning_gp.functional.critical_rate import Turn as Turn
 from lightning_gp.functional.critical_rate import turning_rate as turning_rate
 from lightning_gp.functional.curvature import hessian_eigenvalues as hessian_eigenvalues
-from lightning_gp.functional.curvature import hessian_vector_product as hessian_vector_product
 from lightning_gp.functional.curvature_by_environment import environment_curvatures as environment_curvatures
 from lightning_gp.functional.gradients import cosine_similarity as cosine_similarity
 from lightning_gp.functional.gradients import environment_gradients as environment_gradients
@@ -11,6 +10,7 @@ from lightning_gp.functional.gradients import gradient_norm as gradient_norm
 from lightning_gp.functional.gradients import gradients_of_losses as gradients_of_losses
 from lightning_gp.functional.gradients import inner_product as inner_product
 from lightning_gp.functional.gradients import pairwise_cosines as pairwise_cosines
+from lightning_gp.functional.hessian_product import hessian_vector_product as hessian_vector_product
 from lightning_gp.functional.linearised import linearised_adapt as linearised_adapt
 from lightning_gp.functional.linearity import approximation as approximation
 from lightning_gp.functional.linearity import loss_gradient_ratio as loss_gradient_ratio

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_gp.functional.krylov import LanczosBasis, Product, Which
+from lightning_gp.functional.krylov import LanczosBasis
+from lightning_gp.functional.krylov_basis import Product, Which
+from lightning_gp.functional.long_vectors import HERE, Space
 
 ROWS = 3
 """Fewest vectors of the second search: as many as the default basis of a large model has beside the pairs."""
@@ -45,6 +47,7 @@ class Search(NamedTuple):
         rounding: of a value.
         patience: settled products in a row that end a search with restarts.
         seen_once: whether the first search has seen every eigenvalue above the last wanted one, copies left aside.
+        space: of its vectors.
     """
 
     product: Product
@@ -54,6 +57,7 @@ class Search(NamedTuple):
     rounding: float
     patience: int
     seen_once: bool
+    space: Space = HERE
 
     def level(self, values: Tensor) -> float | None:
         """What a further eigenvalue has to exceed to change the answer; None if there can be no such.
@@ -81,10 +85,10 @@ def with_copies(known: Search, pairs: Pairs, storage: Tensor, budget: int, seed:
     Returns:
         The pairs, the products it took, and whether nothing above the last of them can be hidden.
     """
-    k, size = pairs.vectors.shape
-    rows = min(max(ROWS, len(storage)), size - k)
+    k, length = pairs.vectors.shape
+    rows = min(max(ROWS, len(storage)), known.space.size(pairs.vectors[0]) - k)
     if len(storage) < rows:
-        storage = pairs.vectors.new_empty(rows, size)
+        storage = pairs.vectors.new_empty(rows, length)
     used = 0
     while (level := known.level(pairs.values)) is not None:
         state = _deflated(known, pairs.vectors, storage[:rows], seed + used)
@@ -103,15 +107,24 @@ def _deflated(known: Search, vectors: Tensor, storage: Tensor, seed: int) -> Lan
     """The basis of (I − VᵀV) A (I − VᵀV) from a random vector orthogonal to the rows of V."""
 
     def cleared(vector: Tensor) -> Tensor:
-        return vector.addmv(vectors.T, vectors @ vector, alpha=-1)
+        return vector.addmv(vectors.T, known.space.coefficients(vectors, vector), alpha=-1)
 
-    generator = torch.Generator(vectors.device).manual_seed(seed)
+    generator = known.space.generator(vectors.device, seed)
     # In place: each vector is as long as the parameters.
     start = torch.randn(vectors.shape[1], dtype=vectors.dtype, device=vectors.device, generator=generator)
     for _ in range(2):
-        start.addmv_(vectors.T, vectors @ start, alpha=-1)
+        start.addmv_(vectors.T, known.space.coefficients(vectors, start), alpha=-1)
     product = known.product
-    state = LanczosBasis(lambda vector: cleared(product(vector)), start, len(storage), known.which, seed, 1.0, storage)
+    state = LanczosBasis(
+        lambda vector: cleared(product(vector)),
+        start,
+        len(storage),
+        known.which,
+        seed,
+        1.0,
+        storage,
+        known.space,
+    )
     state.scale = known.scale  # what is rounding is measured by the whole operator
     return state
 

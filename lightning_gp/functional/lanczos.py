@@ -19,7 +19,9 @@ from torch import Tensor
 
 from lightning_gp import checks
 from lightning_gp.functional.deflation import Pairs, Search, with_copies
-from lightning_gp.functional.krylov import NOISE, LanczosBasis, Product, Which
+from lightning_gp.functional.krylov import NOISE, LanczosBasis
+from lightning_gp.functional.krylov_basis import Product, Which
+from lightning_gp.functional.long_vectors import HERE, Space
 
 BASIS_BYTES = 2**28
 """What the default basis and its next direction may occupy, unless k + 4 vectors need more.
@@ -123,20 +125,22 @@ def search(
     basis_size: int | None = None,
     random_share: float | None = None,
     seed: int = 0,
+    space: Space = HERE,
 ) -> Eigenpairs:
     """As :func:`leading_eigenpairs`, but `vectors` is a view into the basis, all of which it keeps in memory.
 
-    Whoever owns a product that is large can free it before the vectors are copied.
+    Whoever owns a product that is large can free it before the vectors are copied. Vectors may be parts, see ``space``.
     """
-    size = start.numel()
+    size = space.size(start)
     check_arguments(k, size, tol, which, basis_size, max_products)
     if random_share is not None and not 0 < random_share <= 1:
         raise ValueError(f"random_share={random_share} is a share of the start; take 0 < random_share <= 1, or None.")
     if start.dim() != 1 or not start.is_floating_point():
         raise ValueError(f"start must be a flat floating-point vector, got {start.dtype} {tuple(start.shape)}.")
     budget = max_products if max_products is not None else max(100 + 20 * k, 2 * min(size, 200))
-    capacity = basis_capacity(size, start.dtype, k, basis_size)
-    state = LanczosBasis(product, start, capacity, which, seed, random_share or 0.0)
+    part = max(-(-size // space.world), min(size, 500))  # of a vector in a process
+    capacity = basis_capacity(part, start.dtype, k, basis_size)
+    state = LanczosBasis(product, start, capacity, which, seed, random_share or 0.0, space=space)
     del start  # a vector as long as the network: free it if nobody else holds it
     in_a_row, found, seen_once = 0, False, False
     while state.products < budget and state.finite and not found:
@@ -188,14 +192,14 @@ def _leading(
         nan = torch.full((k,), math.nan, dtype=torch.float64)
         vectors = state.basis.new_full((k, state.basis.shape[1]), math.nan)
         return Eigenpairs(nan, vectors, nan.clone(), state.products, False)
-    whole = state.complete(k) or state.basis.shape[1] == k
+    whole = state.complete(k) or state.size == k
     values, vectors, residuals = state.ritz()
     state.rotate(vectors[:, :k])
     state.forget_direction()
     pairs, products = Pairs(values[:k].clone(), state.basis[:k], residuals[:k].clone()), state.products
     if found and not whole:
         noise = NOISE * torch.finfo(state.basis.dtype).eps * state.scale
-        known = Search(state.product, tol, state.which, state.scale, noise, PATIENCE, seen_once)
+        known = Search(state.product, tol, state.which, state.scale, noise, PATIENCE, seen_once, state.space)
         pairs, again, found = with_copies(known, pairs, state.basis[k:], budget - products, seed + 1)
         products += again
     rounding = ROUNDING * torch.finfo(state.basis.dtype).eps * state.scale

@@ -92,7 +92,7 @@ def trace(
         ValueError: unknown method or a budget that is too small.
 
     Example:
-        >>> from lightning_gp.functional.curvature import hessian_vector_product
+        >>> from lightning_gp.functional.hessian_product import hessian_vector_product
         >>> quadratic = hessian_vector_product(lambda p: (p["w"] ** 2).sum(), {"w": torch.ones(5)})
         >>> trace(quadratic, 4, method="hutchinson")
         Estimate(value=10.0, standard_error=0.0, products=4)

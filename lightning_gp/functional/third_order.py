@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_gp.functional.curvature import HessianVectorProduct, Loss, Reduce, hessian_vector_product
+from lightning_gp.functional.hessian_product import HessianVectorProduct, Loss, Reduce, hessian_vector_product
 
 
 class SymmetricOperator(NamedTuple):
@@ -58,8 +58,8 @@ def third_order_operators(loss: Loss, parameters: Mapping[str, Tensor], *, reduc
     Args:
         loss: maps a dict of parameters to a scalar.
         parameters: name -> tensor.
-        reduce: as in :func:`~lightning_gp.functional.curvature.hessian_vector_product`; linear, such as a mean over
-            ranks, so that g and H are those of the mean loss.
+        reduce: as in :func:`~lightning_gp.functional.hessian_product.hessian_vector_product`; linear, such as a mean
+            over ranks, so that g and H are those of the mean loss.
 
     Returns:
         The three operators.

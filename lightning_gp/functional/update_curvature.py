@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from lightning_gp import checks
-from lightning_gp.functional.curvature import hessian_vector_product
 from lightning_gp.functional.held_constant import passing, recorded
+from lightning_gp.functional.hessian_product import hessian_vector_product
 from lightning_gp.functional.lanczos import leading_eigenpairs
 from lightning_gp.functional.starts import search_start
 from lightning_gp.types import Parameters

@@ -23,6 +23,7 @@ from lightning_gp.functional.inner_optimizers.step import check_inner_optimizer
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.meta_gradient import meta_gradient
 from lightning_gp.modules.inner_rates import Granularity, InnerLR, InnerRates
+from lightning_gp.modules.low_rank import low_rank_losses
 from lightning_gp.modules.step_losses import earlier_losses, earlier_weight
 from lightning_gp.modules.written_out import WrittenOut
 from lightning_gp.networks.parts import select_parameters
@@ -126,7 +127,13 @@ class MAML(WrittenOut):
             self.check_written_out(MAML)
             if multi_step_loss:
                 raise ValueError("recompute=True and compile=True keep θ_S alone; set multi_step_loss to 0.")
+        self._low_rank: bool | None = None
         self._meta_gradient = torch.compile(meta_gradient, dynamic=False) if compile else meta_gradient
+
+    def setup(self, stage: str) -> None:
+        """As ``EnvironmentModule``; the low-rank form is tried anew."""
+        super().setup(stage)
+        self._low_rank = None
 
     @property
     def learns_rates(self) -> bool:
@@ -210,10 +217,14 @@ class MAML(WrittenOut):
 
     def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
         """L_τ^te(θ_S) of each environment, (E,), and the mean of those before the last step where they count."""
+        weights = self.term_weights()
+        low_rank = None if weights else low_rank_losses(self, MAML, parameters, environments)
+        if low_rank is not None:
+            return {"loss": low_rank}
         trajectory = self.adaptation(self.loss, parameters, environments)
         query = environments.split("query")
         losses: Tensor = over_environments(self.loss, trajectory.parameters[-1], trajectory.shared, *query)
-        if not self.term_weights():
+        if not weights:
             return {"loss": losses}
         return {"query_loss": losses, "earlier_loss": earlier_losses(self.loss, trajectory, query)}
 

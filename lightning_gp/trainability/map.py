@@ -117,7 +117,7 @@ class TrainabilityMap:
         Raises:
             ValueError: if the file has other settings, the objective is not finite at the first step, a number is out
                 of range, or the executor has threads of this process.
-            RuntimeError: if a process of the executor has another version of torch, Python or this package.
+            RuntimeError: if a process of the executor has other versions of torch, Python or this package.
         """
         index, shards = shard
         whole(1, workers=workers, shard=min(shard))

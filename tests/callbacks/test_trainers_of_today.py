@@ -2,6 +2,10 @@
 
 A row of ``ROWS`` is a network, and how its module and its Trainer are built. In each, training is bitwise what it is
 without callbacks, and the numbers are those of a copy that is differentiated by hand, eagerly and without kernels.
+
+Rows that need another Trainer or module are elsewhere: DDP in ``test_distributed_probes.py``, FSDP2 in
+``test_sharded.py``, several optimizers and manual optimization with ``loss_fn`` in ``test_untouched_training.py``,
+kernels without a double backward in ``test_differences.py``.
 """
 
 from __future__ import annotations
@@ -95,6 +99,19 @@ def llama():
     return Pooled(model)
 
 
+def vit():
+    timm = pytest.importorskip("timm")
+    sizes = {"img_size": 4, "patch_size": 2, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 2}
+    return nn.Sequential(Images(), timm.create_model("vit_tiny_patch16_224", in_chans=2, **sizes))
+
+
+class Images(nn.Module):
+    """Of 2 channels and 4×4 pixels, made of the first numbers of an example."""
+
+    def forward(self, x):
+        return x.flatten(1)[:, :32].unflatten(1, (2, 4, 4))
+
+
 class Pooled(nn.Module):
     """The mean of a language model's last states."""
 
@@ -156,6 +173,7 @@ ROWS = {
     "accumulated": Row(mlp, options={"accumulate_grad_batches": 2}),
     "bf16-mixed": Row(mlp, options={"precision": "bf16-mixed"}),
     "BERT": Row(bert),
+    "ViT": Row(vit),
     "Llama": Row(llama),
     "Llama, module.compile()": Row(llama, compiled_in_place),
     "attention kernel, inductor": Row(Attention, by_inductor),

@@ -8,7 +8,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from lightning_gp.functional.curvature import hessian_eigenvalues, hessian_vector_product
+from lightning_gp.functional.curvature import hessian_eigenvalues
+from lightning_gp.functional.hessian_product import hessian_vector_product
 from lightning_gp.functional.lanczos import leading_eigenpairs
 from lightning_gp.functional.starts import warm_start
 from tests.cases import Once

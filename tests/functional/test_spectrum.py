@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lightning_gp.functional.curvature import hessian_vector_product
+from lightning_gp.functional.hessian_product import hessian_vector_product
 from lightning_gp.functional.lanczos import leading_eigenpairs
 from lightning_gp.functional.spectrum import frobenius_norm, spectral_density, trace
 from lightning_gp.functional.third_order import third_order_operators

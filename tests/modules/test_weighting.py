@@ -84,7 +84,7 @@ REFERENCES = {
 
 
 @pytest.mark.parametrize("sizes", [(6, 6, 6), (7, 4, 9)], ids=["stacked", "list"])
-@pytest.mark.parametrize("weighting", REFERENCES, ids=str)
+@pytest.mark.parametrize("weighting", REFERENCES, ids=lambda each: getattr(each, "__name__", each))
 @pytest.mark.parametrize(
     "kind", [ERM, partial(IRMv1, penalty_weight=2.0), partial(GradientPenalty, coefficient=0.3), MAML]
 )
