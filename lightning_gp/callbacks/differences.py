@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from lightning_gp.callbacks.isolation import random_state, set_random_state
-from lightning_gp.callbacks.losses import Skipped
+from lightning_gp.callbacks.losses import Piece, Skipped
 from lightning_gp.callbacks.measurement import Measurement
 from lightning_gp.callbacks.shards import DTENSOR, gradients_of_shards, local, reshard
 from lightning_gp.functional.differences import Measured, eigenvalues_by_differences
@@ -82,18 +83,17 @@ class Displaced:
         loss, total, kept = self.measurement.loss, torch.zeros(()), 0
         for piece, count in zip(self.measurement.pieces, self.measurement.counts, strict=True):
             with suppress(Skipped):
-                stack = gradients_of_shards(
-                    lambda piece=piece: loss.losses(self.parameters, piece, self.split).mean().reshape(1),
-                    self.parameters,
-                    loss.module,
-                    lambda count=count: float(count),
-                )
+                mean, weight = partial(self._mean, piece), partial(float, count)
+                stack = gradients_of_shards(mean, self.parameters, loss.module, weight)
                 total = total + torch.cat([each.reshape(-1) for each in stack.values()])
                 kept += count
         (everything,) = self.measurement.ranks.totals(kept)
         if not everything:
             raise Skipped
         return total / everything
+
+    def _mean(self, piece: Piece) -> Tensor:
+        return self.measurement.loss.losses(self.parameters, piece, self.split).mean().reshape(1)
 
 
 def check_evenly(parameters: Parameters) -> None:

@@ -238,8 +238,15 @@ class HessianEigenvalues(EpisodeProbe):
         loss = partial(measurement.mean_loss, training=self.objective == "training", split=self.split, curvature=True)
         with plain_kernels(second_order=True):
             start = self._start if self._start is not None and self._start.numel() == size else None
-            options = {"k": self.k, "tol": self.tol, "max_products": self.max_products, "start": start}
-            pairs = leading_pairs(loss, measurement, self.preconditioned, **options)
+            pairs = leading_pairs(
+                loss,
+                measurement,
+                self.preconditioned,
+                k=self.k,
+                tol=self.tol,
+                max_products=self.max_products,
+                start=start,
+            )
         self.eigenvalues = pairs.values
         if self.warm_start and bool(pairs.vectors.isfinite().all()):
             self._start = warm_start(pairs.vectors)

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_gp.callbacks.places import ITERATORS, Array, Container, Numbers, Place, State, Watched
+from lightning_gp.callbacks.iterators import ITERATORS
+from lightning_gp.callbacks.places import Array, Container, Numbers, Place, State, Watched
 
 
 def place_of(thing: object, large: bool) -> Place[Any] | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import warnings
 from collections.abc import Callable, Iterable
 from types import GeneratorType
 from typing import Any, Generic, TypeVar
@@ -13,18 +11,11 @@ import torch
 from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
+from lightning_gp.callbacks.iterators import ITERATORS, lent
 from lightning_gp.callbacks.shards import local
 
 T = TypeVar("T")
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-SAMPLES: tuple[Any, ...] = ([], (), {}, {}.items(), {}.values(), set(), "", b"", range(0), reversed([]))
-ITERATORS: tuple[type, ...] = (
-    *(type(iter(each)) for each in SAMPLES),
-    *(enumerate, zip, map, filter, reversed, itertools.count, itertools.cycle, itertools.chain, itertools.islice),
-    *(itertools.repeat, itertools.product, itertools.permutations, itertools.combinations, itertools.accumulate),
-    *(itertools.compress, itertools.starmap, itertools.zip_longest),
-)
-"""Iterators of which a copy can be made, so that code advances the copy."""
 
 
 class Place(Generic[T]):
@@ -110,9 +101,9 @@ class Container(Place[Any]):
         if not any(type(value) in ITERATORS for value in values) or isinstance(self.held, (set, frozenset)):
             return
         if isinstance(self.held, dict):
-            self.write({key: _lent(value, copies) for key, value in self.held.items()})
+            self.write({key: lent(value, copies) for key, value in self.held.items()})
         else:
-            self.write([_lent(value, copies) for value in self.held])
+            self.write([lent(value, copies) for value in self.held])
 
     def changed(self) -> bool:
         """Whether it holds other objects, or in another order."""
@@ -224,33 +215,6 @@ class Array(Place["np.ndarray[Any, Any]"]):
         """The same numbers in the same memory."""
         if self.thing.shape == self.saved.shape and self.thing.flags.writeable:
             np.copyto(self.thing, self.saved)
-
-
-def _lent(value: object, copies: dict[int, object]) -> object:
-    if type(value) not in ITERATORS:
-        return value
-    if id(value) not in copies:
-        copies[id(value)] = _iterator_copy(value)
-    return copies[id(value)]
-
-
-def _iterator_copy(iterator: Any) -> Any:
-    """An iterator at the same point over the same items; the very iterator where none can be made."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            build, arguments, *state = iterator.__reduce__()
-            again = build(*(_iterator_copy(each) if isinstance(each, ITERATORS) else each for each in arguments))
-            if state and state[0] is not None:
-                parts = state[0]
-                again.__setstate__(
-                    tuple(list(each) if isinstance(each, list) else each for each in parts)
-                    if isinstance(parts, tuple)
-                    else parts
-                )
-            return again
-        except Exception:
-            return iterator
 
 
 def _without_repetition(tensor: Tensor) -> Tensor:

@@ -153,7 +153,8 @@ def _draw_zero(axes: Axes, result: TrainabilityResult) -> None:
     median = float(np.median(found))
     name = "β_c found at α = 0" + (", median and range" if len(found) > 1 else "")
     if len(found) > 1 and not np.isnan(median):
-        axes.axhspan(max(found.min(), bottom), min(found.max(), top), color="tab:orange", alpha=0.25, linewidth=0)
+        low, high = np.clip([found.min(), found.max()], bottom, top)  # 0 and ∞ lie beyond the grid
+        axes.axhspan(low, high, color="tab:orange", alpha=0.25, linewidth=0)
     if 0 < median < np.inf:
         axes.axhline(median, color="tab:orange", linestyle="--", linewidth=1.5, label=name)
 
