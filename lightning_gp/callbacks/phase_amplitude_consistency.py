@@ -41,8 +41,8 @@ class PhaseAmplitudeConsistency(Probe):
       that at the end of the path is not known, so the ratio is the mean over steps 1 … S−1, and left out for S = 1.
       With several optimizers it is the mean over them.
 
-    Where the outputs are linear in the adapted parameters (ANIL), amplitude consistency is 1 and the linearisation error
-    0 up to rounding. Phase consistency is 1 there only if the loss keeps its direction, too: cross-entropy turns the
+    Where the outputs are linear in the adapted parameters (ANIL), amplitude consistency is 1 and the linearisation
+    error 0 up to rounding. Phase consistency is 1 there only if the loss keeps its direction, too: cross-entropy turns the
     gradient as it fits some examples before others.
 
     {keys}
@@ -52,9 +52,8 @@ class PhaseAmplitudeConsistency(Probe):
 
     Cost: for each of S + 1 points one forward pass of the probe batch's support sets and a backward pass for every
     output of every support example, or 32 where those are more than 64 (see ``functional.jacobian_norm``). With
-    ``second_derivatives``, S double backward passes of the support sets, two forward passes and one double backward pass
-    of the query sets. With ``prototype``, two forward passes
-    and a double backward pass of its query sets. Along the outer path: two copies of the parameters, and one pass over
+    ``second_derivatives``, S double backward passes of the support sets, two forward passes and one double backward
+    of the query sets; with ``prototype`` the latter once more. Along the outer path: two copies of the parameters, and one pass over
     parameters and gradients per step.
 
     Args:
