@@ -165,7 +165,7 @@ def test_help_of_an_algorithm_names_our_networks_and_no_torch_module(capsys):
     shown = capsys.readouterr().out
     assert "Conv4" in shown
     assert "torch.nn.Linear" not in shown
-    assert len(shown.splitlines()) < 120
+    assert len(shown.splitlines()) < 140
 
 
 def test_completion_knows_commands_options_and_classes():

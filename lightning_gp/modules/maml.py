@@ -217,14 +217,14 @@ class MAML(WrittenOut):
 
     def environment_terms(self, parameters: Parameters, environments: Environments) -> dict[str, Tensor]:
         """L_τ^te(θ_S) of each environment, (E,), and the mean of those before the last step where they count."""
-        weights = self.term_weights()
-        low_rank = None if weights else low_rank_losses(self, MAML, parameters, environments)
+        earlier = earlier_weight(self.global_step, self.multi_step_loss, self.inner_steps)
+        low_rank = None if earlier else low_rank_losses(self, MAML, parameters, environments)
         if low_rank is not None:
             return {"loss": low_rank}
         trajectory = self.adaptation(self.loss, parameters, environments)
         query = environments.split("query")
         losses: Tensor = over_environments(self.loss, trajectory.parameters[-1], trajectory.shared, *query)
-        if not weights:
+        if not earlier:
             return {"loss": losses}
         return {"query_loss": losses, "earlier_loss": earlier_losses(self.loss, trajectory, query)}
 

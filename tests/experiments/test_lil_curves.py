@@ -37,17 +37,21 @@ def command(folder, *words, **changes):
 def test_shards_make_all_runs_and_a_repeated_command_none(characters, monkeypatch, capsys):
     out = characters.parent / "out"
     command(characters, "--seeds", "0", "1", "--shard", "1/2")
-    assert {path.name for path in (out / "runs").iterdir()} == {"maml-seed0.json", "lil-seed1.json"}
+    assert {path.name for path in (out / "runs").iterdir()} == {
+        "maml-seed0.json", "anil-seed0.json", "boil-seed1.json", "lil-seed1.json",
+    }  # fmt: skip
     assert "seed 0: iteration 4/4, val/accuracy" in capsys.readouterr().out
     command(characters, "--seeds", "0", "1", "--shard", "2/2")
     summary = json.loads((out / "lil_curves.json").read_text())
-    assert [summary["algorithms"][name]["seeds"] for name in ("maml", "lil")] == [[0, 1], [0, 1]]
+    assert [summary["algorithms"][name]["seeds"] for name in ("maml", "lil", "anil", "boil")] == [[0, 1]] * 4
     assert summary["lil_minus_maml_same_seed"]["seeds"] == [0, 1]
     with (out / "lil_curves.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["iteration"]) for row in rows] == [2, 4] * 4
+    assert [int(row["iteration"]) for row in rows] == [2, 4] * 8
     assert all(float(row["linearity/phase_consistency"]) >= 1 for row in rows)
     assert all(0 <= float(row["val/accuracy"]) <= 1 for row in rows)
+    for row in rows:  # the head is linear in its parameters, the rest is not
+        assert (float(row["linearity/linearisation_error"]) < 1e-3) == (row["algorithm"] == "anil")
     with Image.open(out / "lil_curves.png") as image:
         assert image.format == "PNG"
 

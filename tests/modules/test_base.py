@@ -184,7 +184,7 @@ def test_erm_minimises_the_mean_over_environments():
         module.training_loss(problem.environments), F.mse_loss(module.network(x.flatten(0, 1)), y.flatten(0, 1))
     )
     results = trainer().test(ERM(SinusoidMLP(), criterion=F.mse_loss), sinusoids(), verbose=False)[0]
-    assert set(results) == {"test/loss", "test/loss_ci95"}
+    assert set(results) == {"test/loss", "test/loss_ci95", "test/objective", "test/objective_ci95"}
 
 
 def test_dropout_differs_between_environments_and_repeats_with_the_seed():

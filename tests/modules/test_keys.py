@@ -10,7 +10,7 @@ from lightning_gp import dashboards
 from lightning_gp._lightning import pl
 from tests.module_cases import MODULES, build, trained_cases
 
-OFTEN = ("accuracy", "<name>")
+OFTEN = ("accuracy", "<name>", "earlier_loss", "query_loss")
 """Words of keys that are logged for some data only."""
 
 

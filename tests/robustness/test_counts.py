@@ -26,6 +26,7 @@ from tests.public import PACKAGES
 
 BAD = (-1, 1.5, "3", float("nan"), float("inf"), True, torch.tensor(2), 2 + 0j)
 FROM_ZERO = {
+    "multi_step_loss",
     "anneal_steps",
     "budget",
     "num_workers",
@@ -91,6 +92,7 @@ NEEDED: dict[str, Callable[[], object]] = {
     "steps": lambda: 1,
     "stream": lambda: BatchStream(tasks),
     "support": lambda: (x, x),
+    "theta": lambda: {"w": torch.ones(2, 1)},
     "train": lambda: {"a": (torch.rand(9, 2), torch.ones(9)), "b": (torch.rand(9, 2), torch.ones(9))},
     "trajectory": trajectory,
     "ways": lambda: 3,
@@ -106,6 +108,10 @@ ESPECIALLY = {
     ("BatchStream", "data"): lambda: tasks,
     ("adaptation_distance", "parameters"): lambda: torch.ones(2),
     ("prototype_scores", "x"): lambda: x,
+    ("jacobian_norm", "shared"): dict,
+    ("jacobian_norm", "x"): lambda: torch.ones(2, 3, 1),
+    ("amplitude_consistency", "x"): lambda: torch.ones(2, 3, 1),
+    ("amplitude_consistency", "trajectory"): lambda: Trajectory(({"w": torch.ones(2, 1)},) * 2, (), {}),
 }
 
 
