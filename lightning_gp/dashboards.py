@@ -58,6 +58,8 @@ SECTIONS: dict[str, tuple[Curves | Pictures, ...]] = {
         Curves("Phase consistency (1: straight)", r"^.*linearity/phase_consistency$"),
         Curves("Amplitude consistency (1: constant)", r"^.*linearity/amplitude_consistency$"),
         Curves("Part of the change that is not linear (0: linear)", r"^.*linearity/linearisation_error$"),
+        Curves("Length of the support gradient along the path", r"^.*linearity/loss_gradient_ratio$"),
+        Curves("Noise of the inner step", r"^.*linearity/noise$"),
         Curves("Agreement with the prototype classifier", r"^.*linearity/prototype_(agreement|cosine)$"),
     ),
     "curvature": (

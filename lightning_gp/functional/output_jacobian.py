@@ -46,7 +46,7 @@ def jacobian_norm(
         (E,), detached.
 
     Raises:
-        ValueError: if ``probes`` < 0, or the outputs do not depend on ``theta``.
+        ValueError: if ``probes`` or ``seed`` is below 0, or the outputs do not depend on ``theta``.
 
     Example:
         >>> theta = {"w": torch.zeros(1, 2)}
@@ -54,12 +54,13 @@ def jacobian_norm(
         tensor([5.])
     """
     checks.optional_whole(0, probes=probes)
+    checks.whole(0, seed=seed)
     with same_draws(x):
         linear = Linearisation(predict, theta, shared, x)
     shape, rows = linear.outputs.shape, linear.outputs[0].numel()
     if probes is None:
         probes = 0 if rows <= EXACT_ROWS else PROBES
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     norms = []
     for i in range(probes or rows):
         if probes:

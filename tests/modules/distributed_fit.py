@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from lightning_gp import FOMAML, LILPretraining
+from lightning_gp import FOMAML, ImplicitMAML, LILPretraining, Reptile
 from lightning_gp._lightning import pl
 from lightning_gp.callbacks import (
     CosineSimilarity,
@@ -31,9 +31,13 @@ def fit(name: str, devices: int, accumulate: int) -> dict[str, object]:
         callbacks.append(HessianEigenvalues(tol=1e-8))
         if not module.couples_environments:  # otherwise it is measured in one process only
             callbacks.append(LearningRateBounds())
-    # The loss of LILPretraining cannot be differentiated three times through batch norm; the update of FOMAML is no
-    # gradient.
-    if accumulate == 1 and cls not in (FOMAML, LILPretraining) and not module.couples_environments:
+    # The loss of LILPretraining cannot be differentiated three times through batch norm; the updates of the others are
+    # no gradients.
+    if (
+        accumulate == 1
+        and cls not in (FOMAML, Reptile, ImplicitMAML, LILPretraining)
+        and not module.couples_environments
+    ):
         callbacks.append(HessianEigenvalues(tol=1e-8, objective="training", prefix="training/"))
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -132,12 +132,18 @@ CLI = {
         "data",
         "section",
     ),
+    "completion, shell": (lambda: ["completion", "fish"], "fish", "zsh"),
     "dashboard, nothing": (lambda: ["dashboard"], "--entity", "required"),
 }
 
 
 def test_every_command_is_in_the_table():
-    assert {words.split(",")[0].split()[0] for words in CLI if words != "no such command"} == set(COMMANDS)
+    assert {words.split(",")[0].split()[0] for words in CLI if words != "no such command"} == {*COMMANDS} - {
+        "algorithms",
+        "networks",
+        "callbacks",
+        "configs",
+    }  # which print, whatever follows
 
 
 @pytest.mark.parametrize("name", CLI)

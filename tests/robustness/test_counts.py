@@ -38,7 +38,10 @@ FROM_ZERO = {
     "split_seed",
 }
 """Counts and positions that may be 0, whoever takes them."""
-ZERO_TOO = {("adaptation_distance", "steps"), ("expected_adaptation_distance", "steps")}
+ZERO_TOO = {
+    *(("jacobian_norm", "probes"), ("amplitude_consistency", "probes")),
+    *(("adaptation_distance", "steps"), ("expected_adaptation_distance", "steps")),
+}
 NO_COUNT = {("GradientPenalty", "sign")}
 RECORDS = {"Card", "Suggestion"}
 """Made by the package itself, not by its users."""
