@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from docutils import nodes
@@ -26,6 +27,7 @@ def _mathml(latex: str, display: str) -> str:
         result: str = convert(latex, display=display)
     except Exception as error:
         raise ExtensionError(f"The equation {latex!r} cannot be written as MathML: {error}") from error
+    result = re.sub(r">\\(?:[lr]?Vert|\|)<", ">‖<", result)  # which the converter leaves as they are behind \\Bigl
     if "\\" in result:
         raise ExtensionError(f"The equation {latex!r} has a command that is not known: {result}")
     return result

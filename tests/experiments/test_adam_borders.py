@@ -62,6 +62,7 @@ def test_a_training_that_is_followed_is_one_of_torchs():
     assert found["edge"].keys() == {1, 5, 20}
 
 
+@pytest.mark.slow
 def test_explained_counts_what_is_within_a_step():
     assert within_a_step(BETAS, 4.0, 10.0)
     assert not within_a_step(BETAS, 0.7, 10.0)

@@ -67,7 +67,7 @@ def expected():
     return {name: outcome(*parts) for name, parts in KINDS.items()}
 
 
-@pytest.mark.parametrize("mixin", [False, True])
+@pytest.mark.parametrize("mixin", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_and_numbers_are_the_same(kind, hook, mixin, expected):
