@@ -129,7 +129,7 @@ class CosineSimilarity(EpisodeProbe):
         return super().measure_episode(measurement)
 
     def _between_environments(self, gradients: list[dict[str, Tensor]], measurement: Measurement) -> Report:
-        rows = [torch.cat([value.flatten(1) for value in stack.values()], dim=1) for stack in gradients]
+        rows = [torch.cat([value.unsqueeze(-1).flatten(1) for value in stack.values()], dim=1) for stack in gradients]
         everyone = measurement.all_environments(torch.cat(rows))
         count = len(everyone)
         if count < 2:

@@ -58,7 +58,7 @@ def conjugate_gradients(
 
 def _inner(left: Parameters, right: Parameters) -> Tensor:
     """⟨v, w⟩ of each environment, (E,)."""
-    return torch.stack([(left[name] * right[name]).flatten(1).sum(1) for name in left]).sum(0)
+    return torch.stack([(left[name] * right[name]).unsqueeze(-1).flatten(1).sum(1) for name in left]).sum(0)
 
 
 def _plus(left: Parameters, right: Parameters, factor: Tensor) -> Parameters:

@@ -62,6 +62,7 @@ def hessian_eigenvalues(
         RuntimeError: an operation inside the loss has no double backward.
 
     Example:
+        >>> import torch
         >>> loss = lambda p: (torch.tensor([3.0, 1.0, -5.0]) * p["w"] ** 2).sum() / 2
         >>> hessian_eigenvalues(loss, {"w": torch.ones(3)}, k=2).values.round(decimals=4)
         tensor([3., 1.], dtype=torch.float64)

@@ -55,6 +55,6 @@ def norm_per_environment(stacked: Parameters) -> Tensor:
 
     Its derivative at zero is zero, so that a path of length 0 has a finite gradient. NaN gives NaN.
     """
-    squares = torch.stack([value.flatten(1).square().sum(1) for value in stacked.values()]).sum(0)
+    squares = torch.stack([value.unsqueeze(-1).flatten(1).square().sum(1) for value in stacked.values()]).sum(0)
     moving = squares != 0  # NaN included
     return torch.where(moving, torch.where(moving, squares, 1.0).sqrt(), 0.0)

@@ -121,5 +121,5 @@ def prescribed(values: Tensor, parameters: Parameters, gradients: Parameters) ->
     total = values
     for name, gradient in gradients.items():
         moved = parameters[name] - parameters[name].detach()
-        total = total + (constant(gradient) * moved).flatten(1).sum(1)
+        total = total + (constant(gradient) * moved).unsqueeze(-1).flatten(1).sum(1)
     return total

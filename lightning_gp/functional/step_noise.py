@@ -60,10 +60,10 @@ def _of_step(loss: Loss, before: Parameters, after: Parameters, shared: Paramete
     if slope.requires_grad:
         curved = torch.autograd.grad(slope.sum(), leaves, materialize_grads=True)
     bend, fall = _dot(curved, step), -slope.detach()
-    still = torch.stack([value.flatten(1).eq(0).all(1) for value in step.values()]).all(0)
+    still = torch.stack([value.unsqueeze(-1).flatten(1).eq(0).all(1) for value in step.values()]).all(0)
     return torch.where(fall > 0, bend / fall, torch.where(still, 0.0, torch.nan))
 
 
 def _dot(values: Iterable[Tensor], step: Parameters) -> Tensor:
     pairs = zip(values, step.values(), strict=True)
-    return torch.stack([(value * each).flatten(1).sum(1) for value, each in pairs]).sum(0)
+    return torch.stack([(value * each).unsqueeze(-1).flatten(1).sum(1) for value, each in pairs]).sum(0)

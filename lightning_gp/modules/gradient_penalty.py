@@ -125,10 +125,14 @@ class GradientPenalty(NamedEnvironmentModule):
             targets = self.trained_examples(environments)[1]
             losses = self.mean_over_examples(losses, targets)
             sizes = [gradient[0].numel() for gradient in gradients.values()]
-            whole = self.mean_over_examples(torch.cat([g.flatten(1) for g in gradients.values()], dim=1), targets)
+            rows = [gradient.unsqueeze(-1).flatten(1) for gradient in gradients.values()]
+            whole = self.mean_over_examples(torch.cat(rows, dim=1), targets)
             gradients = dict(zip(gradients, whole.split(sizes, dim=1), strict=True))
         penalties = sum(
-            (alpha * gradients[name].flatten(1).square().sum(1) for name, alpha in self._penalised().items()),
+            (
+                alpha * gradients[name].unsqueeze(-1).flatten(1).square().sum(1)
+                for name, alpha in self._penalised().items()
+            ),
             start=torch.zeros_like(losses),
         )
         return {"risk": losses, "penalty": penalties}

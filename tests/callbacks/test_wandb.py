@@ -141,7 +141,7 @@ def test_the_dashboard_shows_what_is_recorded(maml):
     for key in {"train/loss", "val/loss", *(key for callback in callbacks for key in callback.values)}:
         assert sum(bool(re.search(panel.keys, key)) for panel in curves) == 1, key
     for panel in curves:
-        if not re.search("accuracy|prototype|penalty", panel.keys):  # there are none in this run
+        if not re.search("accuracy|prototype|penalty|differences", panel.keys):  # there are none in this run
             assert any(re.search(panel.keys, key) for key in run.names()), panel.title
 
 

@@ -150,6 +150,17 @@ class Normalising(nn.Module):
         return self.layer(x.flatten(1))
 
 
+class Tempered(nn.Module):
+    """A parameter without axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.temperature = nn.Linear(20, CLASSES), nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x):
+        return self.layer(x.flatten(1)) * self.temperature
+
+
 def tied():
     network = nn.Sequential(nn.Flatten(), nn.Linear(20, 20), nn.Tanh(), nn.Linear(20, 20), nn.Linear(20, CLASSES))
     network[3].weight = network[1].weight
@@ -168,6 +179,7 @@ NETWORKS = {
     "dict with logits": WithLogits,
     "low rank": LowRank,
     "tied weights": tied,
+    "scalar parameter": Tempered,
     "embedding": Words,
     "embedding with padding": lambda: Words(padding_idx=0),
     "embedding with padding at the end": lambda: Words(padding_idx=-1),
