@@ -65,14 +65,15 @@ class OuterPath:
     def consistencies(self) -> dict[str, float]:
         """``phase_consistency``, Σ_k ‖θ_{k+1} − θ_k‖ / ‖θ_S − θ_0‖, and ``loss_gradient_ratio`` from two steps on.
 
-        The latter is the mean of ‖g(θ_k)‖ / ‖g(θ_0)‖ over the steps k = 1 … S−1 of all optimizers.
+        The latter is the mean of ‖g(θ_k)‖ / ‖g(θ_0)‖ over the steps k = 1 … S−1 of all optimizers. It is
+        ``amplitude_consistency`` too, as the loss is the one output that is known of such a module.
         """
         length = float(torch.stack(self.lengths).sum())
         distance = float(self._distance(self.start))
         ratios = [norms[k] / norms[0] for norms in self.gradients.values() for k in range(1, len(norms))]
         values = {"phase_consistency": _phase(length, distance)}
         if ratios:
-            values["loss_gradient_ratio"] = float(torch.stack(ratios).mean())
+            values["loss_gradient_ratio"] = values["amplitude_consistency"] = float(torch.stack(ratios).mean())
         return values
 
     def state(self) -> dict[str, Any]:

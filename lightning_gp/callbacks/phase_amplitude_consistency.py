@@ -35,8 +35,9 @@ class PhaseAmplitudeConsistency(Probe):
     - Modules with an ``inner_loop()`` (the MAML family): phase and amplitude consistency and what stands beside them
       below, of the inner loop on the probe batch, averaged over environments. f are the network's outputs before the
       softmax, J their Jacobian by the adapted parameters, g and H the gradient and Hessian of the support loss.
-    - Any other module: ``phase_consistency`` and ``loss_gradient_ratio`` alone, along the path of the parameters during
-      the epoch (with ``every_n_steps``, since the last value); the others need outputs, which only an inner loop names.
+    - Any other module: along the path of the parameters during the epoch (with ``every_n_steps``, since the last
+      value), ``phase_consistency`` and ``loss_gradient_ratio``, which is ``amplitude_consistency`` too: of such a
+      module the loss is the one output f that is known. The others need outputs, which only an inner loop names.
       θ_k are the parameters after k batches that stepped. g(θ_k) is the gradient of step k itself, before clipping;
       that at the end of the path is not known, so the ratio is the mean over steps 1 … S−1, and left out for S = 1.
       With several optimizers it is the mean over them.

@@ -31,6 +31,7 @@ def test_consistencies_of_the_outer_path(tmp_path):
     assert callback.values["linearity/phase_consistency"] == pytest.approx(phase, rel=1e-6)
     amplitude = (sum(norms[1:]) / 3 / norms[0]).item()
     assert callback.values["linearity/loss_gradient_ratio"] == pytest.approx(amplitude, rel=1e-6)
+    assert callback.values["linearity/amplitude_consistency"] == callback.values["linearity/loss_gradient_ratio"]
 
 
 def resumed_in_the_middle(tmp_path, make, **options):
@@ -52,7 +53,8 @@ def resumed_in_the_middle(tmp_path, make, **options):
 def test_the_path_goes_on_after_a_checkpoint_in_the_middle_of_an_epoch(tmp_path, monkeypatch, make, options):
     monkeypatch.setattr(F, "dropout", lambda x, *_: x)  # a checkpoint does not hold the random state
     whole, rest = resumed_in_the_middle(tmp_path, make, **options)
-    assert whole.keys() == {"linearity/phase_consistency", "linearity/loss_gradient_ratio"}
+    names = ("phase_consistency", "loss_gradient_ratio", "amplitude_consistency")
+    assert whole.keys() == {f"linearity/{name}" for name in names}
     assert rest == whole
 
 
