@@ -18,6 +18,7 @@ from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.shards import Parts, cosines, cosines_between, inner_products
 from lightning_gp.contracts import Key
 from lightning_gp.environments import Environments
+from lightning_gp.functional.stacks import as_rows
 from lightning_gp.plots import cosine_matrix, require_matplotlib
 
 ONE_GRADIENT = (
@@ -129,7 +130,7 @@ class CosineSimilarity(EpisodeProbe):
         return super().measure_episode(measurement)
 
     def _between_environments(self, gradients: list[dict[str, Tensor]], measurement: Measurement) -> Report:
-        rows = [torch.cat([value.unsqueeze(-1).flatten(1) for value in stack.values()], dim=1) for stack in gradients]
+        rows = [torch.cat([as_rows(value) for value in stack.values()], dim=1) for stack in gradients]
         everyone = measurement.all_environments(torch.cat(rows))
         count = len(everyone)
         if count < 2:

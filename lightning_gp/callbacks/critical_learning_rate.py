@@ -108,11 +108,11 @@ class CriticalLearningRate(Probe):
         if not self._weights or self._rate <= 0:
             return Report()
         after = [parameter.detach().clone() for parameter, _ in self._weights]
-        parameters = measurement.loss.parameters()
+        parameters, replay = measurement.loss.parameters(), measurement.replay()
 
         def along(loss: Callable[[], Tensor]) -> Callable[[float], float]:
             def at(rate: float) -> float:
-                measurement.again()  # the same random numbers, buffers and weights at every rate
+                replay()  # the same random numbers, buffers and weights at every rate
                 self._move(after, rate)
                 return float(loss())
 

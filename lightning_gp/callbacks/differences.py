@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lightning_gp.callbacks.isolation import random_state, set_random_state
 from lightning_gp.callbacks.losses import Piece, Skipped
 from lightning_gp.callbacks.measurement import Measurement
 from lightning_gp.callbacks.shards import DTENSOR, gradients_of_shards, local, reshard
@@ -34,7 +33,7 @@ class Displaced:
             check_evenly(self.parameters)
         self.own = [local(each).detach() for each in self.parameters.values()]
         self.start = [each.clone() for each in self.own]
-        self.random = random_state(measurement.loss.module.device)
+        self.replay = measurement.replay()
 
     def space(self) -> Space:
         """Of the flat vectors."""
@@ -53,8 +52,7 @@ class Displaced:
 
     def __call__(self, vector: Tensor | None, step: float) -> Tensor:
         """The gradient of the mean over the environments of all processes."""
-        self.measurement.again()  # buffers, generators, and what else the loss may have changed
-        set_random_state(self.measurement.loss.module.device, self.random)
+        self.replay()
         self._move(vector, step)
         if self.measurement.spread:
             return self._of_shards()

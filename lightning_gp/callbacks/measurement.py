@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lightning_gp.callbacks.isolation import random_state, set_random_state
 from lightning_gp.callbacks.losses import AnyLoss, Skipped
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.shards import Parts, spread
@@ -43,7 +44,7 @@ class Measurement:
         ranks: sums over processes.
         shares: of each piece, the part of its examples that this process holds; 1 unless the module ``shares_examples``
             of the same environments with other processes.
-        again: puts back what a piece has changed, so that the next begins with the same state.
+        again: puts back what a piece has changed, so that the next begins with the same state; random numbers go on.
     """
 
     loss: AnyLoss
@@ -53,6 +54,17 @@ class Measurement:
     ranks: Ranks
     shares: list[float]
     again: Callable[[], None]
+
+    def replay(self) -> Callable[[], None]:
+        """What makes code run as it would run now, whenever it is called: from the same state and random numbers."""
+        device = self.loss.module.device
+        random = random_state(device)
+
+        def begin() -> None:
+            self.again()
+            set_random_state(device, random)
+
+        return begin
 
     @classmethod
     def of(cls, loss: AnyLoss, batch: ProbeBatch, ranks: Ranks, again: Callable[[], None]) -> Measurement:

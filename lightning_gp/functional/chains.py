@@ -40,9 +40,8 @@ def _chain(part: nn.Module, name: str) -> Chain | None:
     if not _plain(part):
         return None
     if type(part) is nn.Sequential:
-        children: list[tuple[str, nn.Module | None]] = list(
-            part._modules.items()
-        )  # a layer that stands in two places is there twice
+        # A layer that stands in two places is there twice.
+        children: list[tuple[str, nn.Module | None]] = list(part._modules.items())
     elif type(part) in BODY_AND_HEAD:
         children = [(each, part._modules[each]) for each in ("body", "head")]
     else:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from lightning_gp.functional.stacks import as_rows
 from lightning_gp.types import Parameters
 
 
@@ -58,7 +59,7 @@ def conjugate_gradients(
 
 def _inner(left: Parameters, right: Parameters) -> Tensor:
     """⟨v, w⟩ of each environment, (E,)."""
-    return torch.stack([(left[name] * right[name]).unsqueeze(-1).flatten(1).sum(1) for name in left]).sum(0)
+    return torch.stack([as_rows(left[name] * right[name]).sum(1) for name in left]).sum(0)
 
 
 def _plus(left: Parameters, right: Parameters, factor: Tensor) -> Parameters:

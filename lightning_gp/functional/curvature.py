@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from lightning_gp import checks
-from lightning_gp.functional.double_backward import (
-    check_parameters,
-)
+from lightning_gp.functional.double_backward import check_parameters
 from lightning_gp.functional.hessian_product import HessianVectorProduct, Loss, Reduce
 from lightning_gp.functional.lanczos import Eigenpairs, basis_capacity, check_arguments, search
 from lightning_gp.functional.starts import search_start, warm_start

@@ -8,6 +8,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from lightning_gp.functional.stacks import as_rows
 from lightning_gp.types import Parameters, Rates, RateSchedule
 
 
@@ -55,6 +56,6 @@ def norm_per_environment(stacked: Parameters) -> Tensor:
 
     Its derivative at zero is zero, so that a path of length 0 has a finite gradient. NaN gives NaN.
     """
-    squares = torch.stack([value.unsqueeze(-1).flatten(1).square().sum(1) for value in stacked.values()]).sum(0)
+    squares = torch.stack([as_rows(value).square().sum(1) for value in stacked.values()]).sum(0)
     moving = squares != 0  # NaN included
     return torch.where(moving, torch.where(moving, squares, 1.0).sqrt(), 0.0)

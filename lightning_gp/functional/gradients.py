@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.double_backward import leaf
+from lightning_gp.functional.stacks import as_rows
 from lightning_gp.types import Parameters
 
 
@@ -222,7 +223,7 @@ def matrix(stack: Tensor) -> Tensor:
 def _real(stack: Tensor) -> Tensor:
     """A stack as a matrix (E, numel); a complex number is the two real ones of which Re⟨a, b⟩ is the inner product."""
     stack = torch.view_as_real(stack.resolve_conj()) if stack.is_complex() else stack
-    return stack.flatten(1) if stack.ndim > 1 else stack.unsqueeze(1)
+    return as_rows(stack)
 
 
 def _unit(gradients: Parameters) -> tuple[Parameters, Tensor]:

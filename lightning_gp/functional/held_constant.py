@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_gp.functional.stacks import as_rows
 from lightning_gp.types import Parameters
 
 
@@ -121,5 +122,5 @@ def prescribed(values: Tensor, parameters: Parameters, gradients: Parameters) ->
     total = values
     for name, gradient in gradients.items():
         moved = parameters[name] - parameters[name].detach()
-        total = total + (constant(gradient) * moved).unsqueeze(-1).flatten(1).sum(1)
+        total = total + as_rows(constant(gradient) * moved).sum(1)
     return total

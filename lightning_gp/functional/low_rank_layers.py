@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -39,7 +40,7 @@ def _relu(x: Tensor) -> Tensor:
     return outputs
 
 
-class Adaptable:
+class Adaptable(ABC):
     """A layer in E environments, with parameters that are adapted.
 
     Attributes:
@@ -66,13 +67,13 @@ class Adaptable:
         self.outputs = outputs if outputs.requires_grad else outputs.requires_grad_()
         return self.outputs
 
+    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """The outputs; sets ``inputs``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def move(self, rows: Tensor, change: Tensor) -> None:
         """A step, from the inputs (E, N, in) of the last call and −α times the gradient by its outputs (E, N, out)."""
-        raise NotImplementedError
 
 
 class Stacked(Adaptable):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lightning_gp.functional.adaptation import over_environments
+from lightning_gp.functional.stacks import as_rows
 from lightning_gp.types import Parameters
 
 Predict = Callable[[Parameters, Tensor], Tensor]
@@ -65,7 +66,7 @@ def ntk_features(predict: Predict, parameters: Parameters, x: Tensor) -> Tensor:
             torch.autograd.grad(total, list(copies.values()), retain_graph=True, materialize_grads=True)
             for total in outputs.sum(0)
         ]
-    return torch.stack([torch.cat([gradient.unsqueeze(-1).flatten(1) for gradient in row], 1) for row in rows], 1)
+    return torch.stack([torch.cat([as_rows(gradient) for gradient in row], 1) for row in rows], 1)
 
 
 def ntk_kernels(predict: Predict, parameters: Parameters, x: Tensor) -> Tensor:

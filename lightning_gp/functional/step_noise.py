@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_gp import checks
 from lightning_gp.functional.adaptation import Trajectory, difference, over_environments
 from lightning_gp.functional.output_jacobian import same_draws
+from lightning_gp.functional.stacks import as_rows
 from lightning_gp.types import Examples, Loss, Parameters
 
 
@@ -60,10 +61,10 @@ def _of_step(loss: Loss, before: Parameters, after: Parameters, shared: Paramete
     if slope.requires_grad:
         curved = torch.autograd.grad(slope.sum(), leaves, materialize_grads=True)
     bend, fall = _dot(curved, step), -slope.detach()
-    still = torch.stack([value.unsqueeze(-1).flatten(1).eq(0).all(1) for value in step.values()]).all(0)
+    still = torch.stack([as_rows(value).eq(0).all(1) for value in step.values()]).all(0)
     return torch.where(fall > 0, bend / fall, torch.where(still, 0.0, torch.nan))
 
 
 def _dot(values: Iterable[Tensor], step: Parameters) -> Tensor:
     pairs = zip(values, step.values(), strict=True)
-    return torch.stack([(value * each).unsqueeze(-1).flatten(1).sum(1) for value, each in pairs]).sum(0)
+    return torch.stack([as_rows(value * each).sum(1) for value, each in pairs]).sum(0)

@@ -19,6 +19,7 @@ from lightning_gp.environments import Environments
 from lightning_gp.functional.agreement import differentiable_gradients
 from lightning_gp.functional.precomputed import Evaluated, Evaluation
 from lightning_gp.functional.processes import processes, sum_over_processes
+from lightning_gp.functional.stacks import as_rows
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.named import NamedEnvironmentModule
 from lightning_gp.networks.parts import select_parameters
@@ -125,14 +126,11 @@ class GradientPenalty(NamedEnvironmentModule):
             targets = self.trained_examples(environments)[1]
             losses = self.mean_over_examples(losses, targets)
             sizes = [gradient[0].numel() for gradient in gradients.values()]
-            rows = [gradient.unsqueeze(-1).flatten(1) for gradient in gradients.values()]
+            rows = [as_rows(gradient) for gradient in gradients.values()]
             whole = self.mean_over_examples(torch.cat(rows, dim=1), targets)
             gradients = dict(zip(gradients, whole.split(sizes, dim=1), strict=True))
         penalties = sum(
-            (
-                alpha * gradients[name].unsqueeze(-1).flatten(1).square().sum(1)
-                for name, alpha in self._penalised().items()
-            ),
+            (alpha * as_rows(gradients[name]).square().sum(1) for name, alpha in self._penalised().items()),
             start=torch.zeros_like(losses),
         )
         return {"risk": losses, "penalty": penalties}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_gp.environments import Environments
 from lightning_gp.functional.agreement import differentiable_gradients
+from lightning_gp.functional.stacks import as_rows
 from lightning_gp.modules.dispersion import DispersionModule
 from lightning_gp.types import Parameters
 
@@ -48,7 +49,7 @@ class IGA(DispersionModule):
     def _gradients(self, parameters: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         risks, gradients = differentiable_gradients(self.loss, parameters, (x, y))
         trained = [name for name, value in self.network.named_parameters() if value.requires_grad]
-        return risks, torch.cat([gradients[name].unsqueeze(-1).flatten(1) for name in trained], 1)
+        return risks, torch.cat([as_rows(gradients[name]) for name in trained], 1)
 
     def measure(self, parameters: Parameters, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         """Loss, accuracy, and the gradient, of which ``summarize`` makes the penalty."""

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_gp import ERM, MAML, Environments
-from lightning_gp.callbacks import CriticalLearningRate
+from lightning_gp.callbacks import CriticalLearningRate, critical_learning_rate
 from lightning_gp.functional import turning_rate
 from lightning_gp.networks import SinusoidMLP
 from tests.callbacks.callback_cases import Classifier, build, fit, loaders, sinusoid_data
@@ -135,7 +135,16 @@ def test_compiled_modules_and_kernels_without_double_backward(tmp_path):
         assert callback.values["learning_rates/turning"] >= 0
 
 
-def test_dropout_draws_the_same_at_every_rate(tmp_path):
+def test_dropout_draws_the_same_at_every_rate(tmp_path, monkeypatch):
+    def repeated(loss, guess, tol):
+        assert loss(0.1) == loss(0.1) != loss(0.2)
+        return turning_rate(loss, guess, tol)
+
+    monkeypatch.setattr(critical_learning_rate, "turning_rate", repeated)
+    fit(tmp_path, build(Classifier), loaders(), [CriticalLearningRate(tol=1e-4)])
+
+
+def test_two_runs_agree_with_dropout(tmp_path):
     values = []
     for _ in range(2):
         callback = CriticalLearningRate(tol=1e-4)
