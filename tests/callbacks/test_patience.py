@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from lightning_gp.callbacks import GradientNorm, patience
@@ -20,7 +21,7 @@ def test_a_long_measurement_says_so_while_it_lasts(monkeypatch, capsys, tmp_path
     monkeypatch.setattr(patience, "MOMENT", 0.05)
     fit(tmp_path, sinusoid_maml(), sinusoid_data(), [Slow()], max_epochs=1)
     assert "Slow is measuring" in seen[0]
-    assert "Slow took 0 s" in capsys.readouterr().err
+    assert re.search(r"Slow took \d+ s", capsys.readouterr().err)
 
 
 def test_a_short_one_does_not(capsys):
