@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from lightning_gp.callbacks.isolation import random_state, set_random_state
-from lightning_gp.callbacks.losses import AnyLoss, Skipped
+from lightning_gp.callbacks.losses import AnyLoss, Piece, Skipped
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.shards import Parts, spread
-from lightning_gp.environments import Environments
-from lightning_gp.functional.batch_norm import cheap_norms
+from lightning_gp.functional.cheap_layers import cheap_layers, laid_out
 from lightning_gp.functional.processes import Ranks
 from lightning_gp.types import Split
 
@@ -103,10 +102,10 @@ class Measurement:
             parameters: θ, (*shape).
             training: the objective in place of the loss.
             split: whose loss.
-            curvature: it will be differentiated twice; see ``functional.batch_norm``.
+            curvature: it will be differentiated twice; see ``functional.cheap_layers``.
         """
         loss = self.loss.objectives if training else partial(self.loss.losses, split=split)
-        function = self._cheap(loss) if curvature and self.loss.by_environment else loss
+        function = self._cheap(loss) if curvature else loss
         parts, kept = [], 0
         for piece, weight, count in zip(self.pieces, self._weights(training), self.counts, strict=True):
             with suppress(Skipped):
@@ -116,10 +115,9 @@ class Measurement:
         return total if self.loss.by_environment else total * (self.total / self._kept(kept))
 
     def _cheap(self, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def cheap(parameters: dict[str, Tensor], piece: Environments) -> Tensor:
-            norms, laid_out = cheap_norms(self.loss.module, piece)
-            with norms:
-                return loss(parameters, laid_out)
+        def cheap(parameters: dict[str, Tensor], piece: Piece) -> Tensor:
+            with cheap_layers(self.loss.module):
+                return loss(parameters, laid_out(self.loss.module, piece))
 
         return cheap
 

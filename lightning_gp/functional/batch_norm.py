@@ -15,53 +15,16 @@ What arrives for them being u, s and t, the derivative of ⟨u, ∂x⟩ + ⟨s, 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from lightning_gp.environments import Environments
-from lightning_gp.functional.norms import Replaced
+from lightning_gp.functional.norms import foreign
 
 
-class CheapBatchNorm(Replaced):
-    """Inside, ``F.batch_norm`` by batch statistics without running ones is the one of this file, on a CPU.
-
-    Example:
-        >>> x = torch.randn(8, 3)
-        >>> with CheapBatchNorm():
-        ...     own = F.batch_norm(x, None, None, training=True)
-        >>> torch.equal(own, F.batch_norm(x, None, None, training=True))
-        True
-    """
-
-    def __init__(self) -> None:
-        super().__init__({F.batch_norm: _batch_norm})
-
-
-def cheap_norms(module: nn.Module, environments: Environments) -> tuple[AbstractContextManager[Any], Environments]:
-    """For losses that are to be differentiated twice: ``CheapBatchNorm``, and images in memory as it is fastest there.
-
-    Args:
-        module: whose losses they are; without batch norm there is nothing to do.
-        environments: whose losses they are.
-
-    Returns:
-        A context, and the environments.
-    """
-    if not has_batch_norm(module):
-        return nullcontext(), environments
-    return CheapBatchNorm(), environments.map(Tensor.contiguous)
-
-
-def has_batch_norm(module: nn.Module) -> bool:
-    """Whether any layer of ``module`` is a batch norm; modes cost every operation of the others a microsecond."""
-    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
-
-
-def _batch_norm(
+def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
@@ -71,24 +34,29 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    tensors = [each for each in (input, weight, bias) if each is not None]
-    known = training and running_mean is None and running_var is None and input.numel() > input.shape[1]
-    if not known or not torch.is_grad_enabled() or any(map(_foreign, tensors)):
+    """``F.batch_norm``, and on a CPU by batch statistics the one of this file, which updates running ones too."""
+    tensors = [each for each in (input, weight, bias, running_mean, running_var) if each is not None]
+    alike = (running_mean is None) == (running_var is None) and len({each.dtype for each in tensors}) == 1
+    known = training and alike and input.numel() > input.shape[1]
+    if not known or not torch.is_grad_enabled() or any(map(foreign, tensors)):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    result: Tensor = _BatchNorm.apply(input, weight, bias, eps)
+    result: Tensor = _BatchNorm.apply(input, weight, bias, running_mean, running_var, momentum, eps)
     return result
-
-
-def _foreign(tensor: Tensor) -> bool:
-    """Whether it is no plain CPU tensor of one of the two common types: on another device, inside vmap, a subclass."""
-    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.dtype in (torch.float32, torch.float64)
-    return not plain or tensor.device.type != "cpu" or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-        y, mean, rstd = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        y, mean, rstd = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.eps = eps
         return y
@@ -98,7 +66,7 @@ class _BatchNorm(torch.autograd.Function):
         x, weight, mean, rstd = ctx.saved_tensors
         gx, gw, gb = _Gradient.apply(g, x, weight, mean, rstd, ctx.eps)
         has_weight, has_bias = ctx.needs_input_grad[1:3]
-        return gx, gw if has_weight else None, gb if has_bias else None, None
+        return gx, gw if has_weight else None, gb if has_bias else None, None, None, None, None
 
 
 class _Gradient(torch.autograd.Function):

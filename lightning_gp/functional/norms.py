@@ -83,6 +83,12 @@ class Replaced(TorchFunctionMode):
         return self.others.get(func, func)(*args, **(kwargs or {}))
 
 
+def foreign(tensor: Tensor) -> bool:
+    """Whether it is no plain CPU tensor of one of the two common types: on another device, inside vmap, a subclass."""
+    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.dtype in (torch.float32, torch.float64)
+    return not plain or tensor.device.type != "cpu" or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
 class WrittenOutNorms(Replaced):
     """Inside, batch, instance and layer norm are written out, but for those by running statistics.
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from lightning_gp import checks
 from lightning_gp.contracts import Dealt, Key, with_keys
 from lightning_gp.environments import EnvironmentBatch, Environments, as_batches, count_of
-from lightning_gp.functional.batch_norm import CheapBatchNorm, has_batch_norm
+from lightning_gp.functional.cheap_layers import cheap_layers
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.precomputed import Evaluation as Evaluate
 from lightning_gp.functional.precomputed import accumulated, differentiated
@@ -135,8 +135,8 @@ class EnvironmentModule(EnvironmentObjective):
         """
         batches = self.checked(batch)
         written_out = self.explicit(1) is not None
-        differentiated_twice = self.second_order and not written_out and has_batch_norm(self.network)
-        with plain_kernels(self.second_order), CheapBatchNorm() if differentiated_twice else nullcontext():
+        differentiated_twice = self.second_order and not written_out
+        with plain_kernels(self.second_order), cheap_layers(self.network) if differentiated_twice else nullcontext():
             return self.aggregated_terms(batches) if self.aggregates else self.batch_terms(batches)
 
     def batch_terms(self, batches: Sequence[Environments]) -> tuple[Tensor, dict[str, Tensor]]:

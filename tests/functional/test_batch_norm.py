@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from lightning_gp.environments import Environments
-from lightning_gp.functional.batch_norm import CheapBatchNorm, cheap_norms
+from lightning_gp.functional.cheap_layers import CheapLayers
 
 SHAPES = [(6, 3), (4, 3, 5), (5, 2, 3, 4), (3, 2, 2, 3, 2)]
 
@@ -23,7 +23,7 @@ def inputs(shape, dtype=torch.float64):
 
 
 def cheap(x, weight=None, bias=None, eps=1e-2):
-    with CheapBatchNorm():
+    with CheapLayers():
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
 
 
@@ -83,31 +83,35 @@ def test_third_derivatives(shape):
     "arguments",
     [
         lambda x: (x, torch.zeros(3), torch.ones(3)),
-        lambda x: (x, torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64), None, None, True),
         lambda x: (x.bfloat16(), None, None, None, None, True),
     ],
-    ids=["running statistics", "kept running statistics", "half precision"],
+    ids=["by running statistics", "half precision"],
 )
 def test_everything_else_is_torch_own(arguments):
     x = inputs((6, 3))[0]
     given = arguments(x.float() if len(arguments(x)) == 3 else x)
-    with CheapBatchNorm():
+    with CheapLayers():
         result = F.batch_norm(*given)
     assert "_BatchNorm" not in result.grad_fn.name()
     assert torch.equal(result, F.batch_norm(*arguments(x.float() if len(given) == 3 else x)))
 
 
+def test_running_statistics_are_updated_as_torch_does():
+    x, weight, bias = inputs((6, 3))
+    kept = {}
+    for name, context in (("cheap", CheapLayers()), ("own", nullcontext())):
+        mean, var = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+        with context:
+            result = F.batch_norm(x, mean, var, weight, bias, True, 0.3, 1e-2)
+        assert ("_BatchNorm" in result.grad_fn.name()) == (name == "cheap")
+        gradients = torch.autograd.grad(result.tanh().square().sum(), [x, weight, bias])
+        kept[name] = [result, mean, var, *gradients]
+    for mine, other in zip(*kept.values(), strict=True):
+        assert torch.equal(mine, other)
+
+
 def test_vmap_takes_torch_own():
     x = torch.randn(4, 6, 3)
-    with CheapBatchNorm():
+    with CheapLayers():
         together = torch.vmap(lambda each: F.batch_norm(each, None, None, training=True))(x)
     torch.testing.assert_close(together[2], F.batch_norm(x[2], None, None, training=True))
-
-
-def test_networks_without_batch_norm_are_left_alone():
-    images = torch.randn(1, 4, 3, 8, 8)
-    environments = Environments((images, torch.zeros(1, 4)))
-    assert cheap_norms(nn.Linear(3, 3), environments)[1] is environments
-    norms, laid_out = cheap_norms(nn.BatchNorm2d(3, track_running_stats=False), environments)
-    assert isinstance(norms, CheapBatchNorm)
-    assert torch.equal(laid_out.support[0], images)
