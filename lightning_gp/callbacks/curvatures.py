@@ -14,7 +14,6 @@ from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss
 from lightning_gp.callbacks.measurement import Measurement
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.environments import Environments
-from lightning_gp.functional.cheap_layers import cheap_layers, laid_out
 from lightning_gp.functional.curvature import hessian_eigenvalues
 from lightning_gp.functional.curvature_by_environment import environment_curvatures
 from lightning_gp.functional.hessian_product import hessian_vector_product
@@ -94,8 +93,7 @@ def curvatures_by_environment(
     for piece, share in zip(measurement.pieces, measurement.shares, strict=True):
 
         def losses(theta: Parameters, one: Environments, share: float = share) -> Tensor:
-            with cheap_layers(loss.module):
-                return share * loss.losses(theta, laid_out(loss.module, one), split)
+            return share * loss.losses(theta, one, split)
 
         reduce = ranks.sum if measurement.shared else None
         with plain_kernels(second_order=True):

@@ -235,7 +235,7 @@ class HessianEigenvalues(EpisodeProbe):
             return self._by_differences(measurement)
         parameters = measurement.loss.parameters()
         size = sum(parameter.numel() for parameter in parameters.values())
-        loss = partial(measurement.mean_loss, training=self.objective == "training", split=self.split, curvature=True)
+        loss = partial(measurement.mean_loss, training=self.objective == "training", split=self.split)
         with plain_kernels(second_order=True):
             start = self._start if self._start is not None and self._start.numel() == size else None
             pairs = leading_pairs(

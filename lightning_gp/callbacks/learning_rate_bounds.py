@@ -129,7 +129,7 @@ class LearningRateBounds(Probe):
         if not rule.moves:
             return Report(dict.fromkeys(("learning_rates/outer_critical", "learning_rates/edge"), float("nan")))
         with plain_kernels(second_order=True):
-            objective = partial(measurement.mean_loss, training=True, curvature=True)
+            objective = partial(measurement.mean_loss, training=True)
             jacobian = UpdateJacobian(objective, parameters, reduce=ranks.sum)
             found = leading_curvature(
                 jacobian,

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from lightning_gp.callbacks.isolation import random_state, set_random_state
-from lightning_gp.callbacks.losses import AnyLoss, Piece, Skipped
+from lightning_gp.callbacks.losses import AnyLoss, Skipped
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.shards import Parts, spread
-from lightning_gp.functional.cheap_layers import cheap_layers, laid_out
 from lightning_gp.functional.processes import Ranks
 from lightning_gp.types import Split
 
@@ -93,33 +92,22 @@ class Measurement:
         """Whether every process has a part of each parameter only, and gradients are ``Parts``."""
         return spread(self.loss.module)
 
-    def mean_loss(
-        self, parameters: dict[str, Tensor], training: bool = False, split: Split = "query", curvature: bool = False
-    ) -> Tensor:
+    def mean_loss(self, parameters: dict[str, Tensor], training: bool = False, split: Split = "query") -> Tensor:
         """This process's share of the mean loss: the sum over processes is the mean over all environments.
 
         Args:
             parameters: θ, (*shape).
             training: the objective in place of the loss.
             split: whose loss.
-            curvature: it will be differentiated twice; see ``functional.cheap_layers``.
         """
         loss = self.loss.objectives if training else partial(self.loss.losses, split=split)
-        function = self._cheap(loss) if curvature else loss
         parts, kept = [], 0
         for piece, weight, count in zip(self.pieces, self._weights(training), self.counts, strict=True):
             with suppress(Skipped):
-                parts.append(function(parameters, piece).mean() * weight)
+                parts.append(loss(parameters, piece).mean() * weight)
                 kept += count
         total = torch.stack(parts).sum() if parts else torch.stack([p.sum() * 0 for p in parameters.values()]).sum()
         return total if self.loss.by_environment else total * (self.total / self._kept(kept))
-
-    def _cheap(self, loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def cheap(parameters: dict[str, Tensor], piece: Piece) -> Tensor:
-            with cheap_layers(self.loss.module):
-                return loss(parameters, laid_out(self.loss.module, piece))
-
-        return cheap
 
     def _kept(self, count: float) -> float:
         """How much of the probe batch the module has not passed over, in all processes."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from lightning_gp.environments import Environments
 from lightning_gp.functional.batch_norm import batch_norm
 from lightning_gp.functional.convolution import cheap_convolutions
 from lightning_gp.functional.norms import Replaced
@@ -38,21 +37,4 @@ def cheap_layers(module: nn.Module) -> AbstractContextManager[Any]:
     Args:
         module: whose losses are to be differentiated twice.
     """
-    return CheapLayers() if has_cheap_layers(module) else nullcontext()
-
-
-def has_cheap_layers(module: nn.Module) -> bool:
-    """Whether any layer of ``module`` is a convolution or a batch norm."""
-    return any(isinstance(layer, LAYERS) for layer in module.modules())
-
-
-def laid_out(module: nn.Module, piece: Any) -> Any:
-    """Environments with images in memory as ``CheapLayers`` are fastest with them; other batches as they are.
-
-    Args:
-        module: whose losses they are; without such layers there is nothing to do.
-        piece: environments, tensors (E, K, ...), or any batch.
-    """
-    if not isinstance(piece, Environments) or not has_cheap_layers(module):
-        return piece
-    return piece.map(Tensor.contiguous)
+    return CheapLayers() if any(isinstance(layer, LAYERS) for layer in module.modules()) else nullcontext()

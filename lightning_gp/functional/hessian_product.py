@@ -16,6 +16,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from lightning_gp.functional.cheap_layers import CheapLayers
 from lightning_gp.functional.double_backward import (
     check_loss,
     check_parameters,
@@ -72,7 +73,8 @@ class HessianVectorProduct:
         self.gradient = gradient if reduce is None else reduce(gradient.clone())
 
     def _differentiated(self, loss: Loss) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        value = loss(dict(self._leaves))
+        with CheapLayers():
+            value = loss(dict(self._leaves))
         check_loss(value)
         if differentiates_norms(value):  # a loss that holds a gradient
             with WrittenOutNorms():
