@@ -114,21 +114,18 @@ def colored(folder: str) -> Environments:
     return as_batches(data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0))[0]
 
 
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(2, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 8, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(32, 1)
+    )
+
+
 def modules(folder: str) -> dict[str, tuple[Callable[[], Any], Environments]]:
     lines, characters, digits = sinusoids(), omniglot(folder), colored(folder)
     sinusoid = partial(SinusoidMLP, (40, 40))
     conv = partial(Conv4, 5, channels=8, image_size=16)
     squared, binary = {"criterion": F.mse_loss}, {"criterion": F.binary_cross_entropy_with_logits}
     small = partial(ColoredMNISTMLP, 32)
-    convolutional = partial(
-        nn.Sequential,
-        nn.Conv2d(2, 8, 3, 2),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, 2),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(32, 1),
-    )
     return {
         "ERM, conv net": (lambda: ERM(convolutional(), **binary), digits),
         "ERM, transformer": (lambda: ERM(Rows(), **binary), digits),
@@ -236,16 +233,17 @@ class Problem:
         growths: list[float] = []
         while len(growths) < blocks:
             state = self.without_falling(state)
-            path = [state]
-            self.put(origin + state[0], state[1])
+            path = [state * (size / state[0].norm())]
+            self.put(origin + path[0][0], path[0][1])
             for _ in range(steps):
                 self.gradients()
                 for parameter, constant in zip(self.parameters, drift, strict=True):
                     parameter.grad.sub_(constant)
                 self.optimizer.step()
                 theta, buffers = self.places()
-                path.append(torch.stack([theta + rate * self.decoupled * origin - origin, buffers]))
-                self.put(origin + path[-1][0], buffers)
+                moved = torch.stack([theta + rate * self.decoupled * origin - origin, buffers])
+                path.append(self.without_falling(moved))
+                self.put(origin + path[-1][0], path[-1][1])
                 for parameter in self.parameters:  # the second moments of the training, not of the tiny displacement
                     self.optimizer.state[parameter].update(copy.deepcopy(held[id(parameter)]))
                 if not bool(path[-1].isfinite().all()) or float(path[-1][0].norm()) > 1e4 * size:
@@ -256,9 +254,8 @@ class Problem:
                 return True
             order = min(ORDER, len(path) - 1)
             weighted = [(-1) ** j * math.comb(order, j) * each for j, each in enumerate(path[: -order - 2 : -1])]
-            alternating = torch.stack(weighted).sum(0) / 2**order
-            growths.append(float(alternating[0].norm()) / size)
-            state = alternating / growths[-1]
+            state = torch.stack(weighted).sum(0) / 2**order
+            growths.append(float(state[0].norm()) / size)
         # Over several blocks: what turns has a small displacement at one time and a large one at another.
         return statistics.fmean(map(math.log, growths[-10:])) > 0
 
