@@ -107,3 +107,33 @@ def test_only_a_training_environment_can_be_left_out():
     ):
         with pytest.raises(ValueError, match=message):
             ExampleEnvironments(train, val=val, leave_out="c").setup()
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"], ids=["comma", "semicolon", "tab"])
+def test_csv_by_its_separator(tmp_path, separator):
+    path = tmp_path / "table.csv"
+    rows = [["hospital", "a,b", "y"], *(["x" if i % 2 else "z", i * 0.5, i % 3] for i in range(6))]
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows(rows)
+    data = ExampleEnvironments.from_csv(path, environment="hospital", target="y", standardize=False)
+    data.setup()
+    found = torch.cat([data.environments("train")[name][0] for name in ("z", "x")])
+    assert found.squeeze(1).tolist() == [0.0, 1.0, 2.0, 0.5, 1.5, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("hospital,x,y\nä,1,2\n".encode("latin-1"), "UTF-8"),
+        (b"hospital,x,x,y\na,1,2,3\n", "two columns"),
+        (b"hospital,x,y\na,1,2\nb,1\n", "row 2"),
+        (b'hospital;x;y\na;"1,5";2\nb;2;3\n', "'x' is no column of numbers"),
+        (b"", "no rows"),
+    ],
+    ids=["latin-1", "repeated name", "short row", "decimal commas", "empty"],
+)
+def test_bad_csv_is_named(tmp_path, content, words):
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        ExampleEnvironments.from_csv(path, environment="hospital", target="y")

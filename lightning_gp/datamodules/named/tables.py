@@ -14,16 +14,22 @@ from lightning_gp.types import Examples
 
 
 def read_csv(path: str | Path) -> dict[str, list[Any]]:
-    """The columns of a CSV file with a header; empty cells are NaN.
+    """The columns of a CSV file with a header, separated by what its header has most of: , ; or tab; empty cells: NaN.
 
     Raises:
         FileNotFoundError: if the file is missing.
-        ValueError: if it has no rows, or rows of different lengths.
+        ValueError: if it is not UTF-8, or has no rows, rows of different lengths, or a name for two columns.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        header, *rows = [row for row in csv.reader(file) if row] or [[]]
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not in UTF-8 ({error.reason} at byte {error.start}); save it so.") from error
+    first = next((line for line in lines if line.strip()), "")
+    header, *rows = [row for row in csv.reader(lines, delimiter=max(",;\t", key=first.count)) if row] or [[]]
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path} has a name for two columns: {header}.")
     wrong = next((i for i, row in enumerate(rows, 1) if len(row) != len(header)), None)
     if not rows or wrong is not None:
         what = f"{len(rows[wrong - 1])} cells in row {wrong}" if wrong is not None else "no rows"
@@ -87,6 +93,8 @@ def _numbers(frame: Mapping[str, Any], name: str) -> Any:
         raise ValueError(
             f"Column {name!r} is no column of numbers; encode it, or name the columns to use by features=."
         ) from error
+    if values.ndim != 1:
+        raise ValueError(f"Column {name!r} has shape {values.shape}; a name must stand for one column of numbers.")
     bad = int((~np.isfinite(values)).sum())
     if bad:
         raise ValueError(f"Column {name!r} has {bad} missing or infinite values; fill them in or drop these rows.")
