@@ -14,9 +14,8 @@ training. From there, the same weights and state serve three numbers:
   a bias before batch norm, by second moments as small.)
   What alternates is taken out by eighth differences: second ones let a negative curvature of half the size through, as
   an adapted network with batch norm has it (LIL on Conv4), and its growth was taken for divergence. No differences
-  suppress what grows threefold a step, as Nesterov's momentum makes of it: with SGD, where directions of curvature are
-  orthogonal, what outgrows the rest without changing sign is therefore projected out, and the block begun again. The
-  rows of the other modules were recorded with second differences at 1e-7.
+  suppress what grows threefold a step, as momentum makes of it: with SGD, where directions of curvature are orthogonal,
+  the eight most negative ones are therefore projected out at every step.
 - *untouched*: by bisection over the rate at which the loss of the batch, from the weights as they are and with the
   momentum of a new start, rises by 5 % within 30 steps. It contains the drift, and is shown for comparison only.
 """
@@ -46,6 +45,7 @@ from lightning_gp.datamodules import ColoredMNISTDataModule, OmniglotDataModule,
 from lightning_gp.environments import as_batches
 from lightning_gp.functional import UpdateJacobian, leading_curvature
 from lightning_gp.functional.kernels import plain_kernels
+from lightning_gp.functional.lanczos import leading_eigenpairs
 from lightning_gp.networks import ColoredMNISTMLP, Conv4, SinusoidMLP
 from lightning_gp.theory import UpdateRule, update_rule
 
@@ -165,8 +165,8 @@ class Problem:
             for name in MOMENTUM:
                 if isinstance(state.get(name), Tensor):
                     state[name].zero_()
-        self.falling: list[Tensor] = []  # directions of negative curvature, orthonormal
         self.saved = copy.deepcopy((self.module.state_dict(), self.optimizer.state_dict()))
+        self.falling = self.directions_down()
 
     def gradients(self) -> float:
         """Leaves the gradient of the batch in ``.grad``; the loss."""
@@ -197,8 +197,8 @@ class Problem:
         """Of the optimizer as it is."""
         return update_rule(self.optimizer)
 
-    def predicted(self) -> float:
-        """As ``LearningRateBounds`` predicts it."""
+    def jacobian(self) -> tuple[UpdateJacobian, dict[str, Tensor]]:
+        """Of the update on the batch, and the parameters."""
         own = isinstance(self.module, Stranger)
         module = self.module
 
@@ -209,9 +209,27 @@ class Problem:
             return losses.mean()
 
         named = dict(module.named_parameters()) if own else module.network_parameters()
+        with plain_kernels(second_order=True):
+            return UpdateJacobian(objective, named), named
+
+    def directions_down(self, most: int = 8) -> Tensor:
+        """The most negative curvatures' eigenvectors, rows; those of a symmetric Jacobian with plain SGD alone.
+
+        Momentum makes of them what grows more than twofold a step, and no differences suppress that.
+        """
+        jacobian, _ = self.jacobian()
+        start = torch.randn(jacobian.update.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+        if not jacobian.symmetric or not isinstance(self.optimizer, torch.optim.SGD):
+            return start.new_zeros(0, len(start))
+        with plain_kernels(second_order=True):
+            pairs = leading_eigenpairs(lambda vector: -jacobian(vector), start, most, 1e-4, max_products=500)
+        return pairs.vectors[pairs.values > 0]
+
+    def predicted(self) -> float:
+        """As ``LearningRateBounds`` predicts it."""
         rule = self.rule()
         with plain_kernels(second_order=True):
-            jacobian = UpdateJacobian(objective, named)
+            jacobian, named = self.jacobian()
             found = leading_curvature(jacobian, rule.root_scales(named), rule.coupled_decay(named), rule.critical_rate)
         return rule.critical_rate(found.value)
 
@@ -248,8 +266,6 @@ class Problem:
                     self.optimizer.state[parameter].update(copy.deepcopy(held[id(parameter)]))
                 if not bool(path[-1].isfinite().all()) or float(path[-1][0].norm()) > 1e4 * size:
                     break
-            if self.falls(path):
-                continue
             if len(path) < 4 or not bool(path[-1].isfinite().all()):
                 return True
             order = min(ORDER, len(path) - 1)
@@ -259,22 +275,9 @@ class Problem:
         # Over several blocks: what turns has a small displacement at one time and a large one at another.
         return statistics.fmean(map(math.log, growths[-10:])) > 0
 
-    def falls(self, path: list[Tensor], most: int = 8) -> bool:
-        """Whether the displacement runs down one direction of negative curvature that was not known, which is noted."""
-        last, before = path[-1][0], path[-2][0]
-        growth, cosine = float(last.norm() / before.norm()), float(last @ before / last.norm() / before.norm())
-        orthogonal = isinstance(self.optimizer, torch.optim.SGD) and len(self.falling) < most
-        if not orthogonal or not math.isfinite(growth) or growth < 1.5 or cosine < 0.99:
-            return False
-        direction = self.without_falling(last[None])[0]
-        self.falling.append(direction / direction.norm())
-        return True
-
     def without_falling(self, state: Tensor) -> Tensor:
         """Weights and momentum (2, P) without the directions of negative curvature."""
-        for direction in self.falling:
-            state = state - (state @ direction)[:, None] * direction
-        return state
+        return state - state @ self.falling.T @ self.falling
 
     @property
     def decoupled(self) -> float:

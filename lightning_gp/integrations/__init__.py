@@ -1,0 +1,1 @@
+"""The callbacks of this package on the trainers of others."""
