@@ -46,14 +46,15 @@ FUNCTIONS = {
     "tune": ("tuning.tuner", "LearningRateTuner"),
     "diagnose": ("commands.diagnose", "diagnose_config"),
     "theory": ("commands.theory", "theory"),
+    "compare": ("commands.compare", "compare"),
     "cross-domain": ("commands.cross_domain", "cross_domain"),
     "data check": ("commands.data", "check"),
     "data show": ("commands.data", "show"),
 }
 """Command → module and function whose signature is its command line."""
-SKIPPED = {"tune": ("seed", "progress")}
+SKIPPED = {"tune": ("seed", "progress"), "compare": ("executor",)}
 """Arguments that are no options, besides the words of `fit`."""
-LIKE_FIT = ("map", "tune", "diagnose", "cross-domain")
+LIKE_FIT = ("map", "tune", "diagnose", "compare", "cross-domain")
 
 
 def help_for(words: Sequence[str]) -> str | None:

@@ -11,6 +11,7 @@ COMMANDS = {
     "diagnose": "commands.diagnose",
     "theory": "commands.theory",
     "reproduce": "commands.reproduce",
+    "compare": "commands.compare",
     "cross-domain": "commands.cross_domain",
     "data": "commands.data",
     "dashboard": "dashboards",

@@ -25,6 +25,8 @@ class Evaluation(LightningModule):
     """
 
     criterion: Criterion
+    episode_values: dict[str, list[float]] | None = None
+    """Where the values of each test episode are kept, by name; None to keep means alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,6 +130,9 @@ class Evaluation(LightningModule):
                         self._note(stage, name, values, loader)
 
     def _note(self, stage: str, name: str, values: Tensor, loader: int) -> None:
+        if self.episode_values is not None and stage == "test":
+            suffix = f"/dataloader_idx_{loader}" if loader else ""
+            self.episode_values.setdefault(f"{name}{suffix}", []).extend(values.tolist())
         for suffix, kind in {"": EpisodeMean, "_ci95": EpisodeInterval}.items():
             key = f"{loader}/{name}{suffix}"
             if key not in self.statistics:

@@ -53,7 +53,9 @@ def command(
     parser = jsonargparse.ArgumentParser(prog=prog, description=description, epilog=epilog)
     skip: set[str | int] = {*fixed, *([rest] if rest else [])}
     records: dict[str, Any] = {
-        name: hint for name, hint in get_type_hints(function).items() if dataclasses.is_dataclass(hint)
+        name: hint
+        for name, hint in get_type_hints(function).items()
+        if dataclasses.is_dataclass(hint) and name != "return"
     }
     parser.add_function_arguments(function, as_group=False, skip=skip | records.keys())
     for record in records.values():

@@ -13,23 +13,29 @@ import pickle
 import platform
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from multiprocessing import get_context, parent_process
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 
 from lightning_gp.allocator import keep_freed_memory
 from lightning_gp.trainability.describe import versions
-from lightning_gp.trainability.engine import Outcome
-from lightning_gp.trainability.storage import Cell
 
-Compute: TypeAlias = Callable[[Cell], Outcome]
-Done: TypeAlias = list[tuple[Cell, Outcome]]
+
+class Seeded(Protocol):
+    """What a process computes: a cell of a map, or a training."""
+
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+
+
+Work = TypeVar("Work", bound=Seeded)
+Found = TypeVar("Found")
 
 BLOCKS = 500
 """A map goes in about so many blocks: a process that is killed loses one."""
-_built: dict[str, Compute] = {}
+_built: dict[str, Callable[[Any], Any]] = {}
 """The last map that this process has computed, by its checksum."""
 _turn = threading.Lock()
 
@@ -50,7 +56,9 @@ class Job(NamedTuple):
     home: tuple[str, int]
 
 
-def computed(compute: Compute, cells: Sequence[Cell], executor: Executor) -> Iterator[tuple[Cell, Outcome]]:
+def computed(
+    compute: Callable[[Work], Found], cells: Sequence[Work], executor: Executor
+) -> Iterator[tuple[Work, Found]]:
     """Outcomes as they are finished. The executor is not shut down; what has not begun when this ends is cancelled.
 
     Args:
@@ -66,7 +74,8 @@ def computed(compute: Compute, cells: Sequence[Cell], executor: Executor) -> Ite
         raise ValueError(_THREADS.format(type(executor).__name__))
     content = _pickled(compute)
     job = Job(content, hashlib.sha256(content).hexdigest(), versions(), _here())
-    futures = [executor.submit(compute_block, job, block) for block in blocks(cells)]
+    futures: list[Future[list[tuple[Work, Found]]]] = []
+    futures += [executor.submit(compute_block, job, block) for block in blocks(cells)]
     try:
         for future in as_completed(futures):
             yield from future.result()
@@ -75,10 +84,10 @@ def computed(compute: Compute, cells: Sequence[Cell], executor: Executor) -> Ite
             future.cancel()
 
 
-def blocks(cells: Sequence[Cell]) -> list[list[Cell]]:
+def blocks(cells: Sequence[Work]) -> list[list[Work]]:
     """The cells in their order, cut into blocks of one seed each."""
     size = 1 + len(cells) // BLOCKS
-    found: list[list[Cell]] = []
+    found: list[list[Work]] = []
     for cell in cells:
         if found and len(found[-1]) < size and found[-1][0].seed == cell.seed:
             found[-1].append(cell)
@@ -87,7 +96,7 @@ def blocks(cells: Sequence[Cell]) -> list[list[Cell]]:
     return found
 
 
-def compute_block(job: Job, cells: Sequence[Cell]) -> Done:
+def compute_block(job: Job, cells: Sequence[Work]) -> list[tuple[Work, Any]]:
     """What a process does; one block at a time, also where an executor gives it several threads."""
     if job.home == _here():
         raise ValueError(_THREADS.format("this executor"))
@@ -126,7 +135,7 @@ _THREADS = (
 )
 
 
-def _pickled(compute: Compute) -> bytes:
+def _pickled(compute: Callable[[Any], Any]) -> bytes:
     try:
         import cloudpickle  # type: ignore[import-untyped]
 

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 import pytest
 import torch
 
-from lightning_gp.trainability import TrainabilityResult, executors
+from lightning_gp.trainability import TrainabilityResult, executors, storage
 from tests.trainability import problems
 
 
@@ -102,7 +102,7 @@ def test_what_cannot_be_pickled_is_named(elsewhere):
 
 
 def test_blocks_hold_one_seed_and_keep_the_order(monkeypatch):
-    cells = [executors.Cell(seed, 0.1, beta) for seed in (0, 1) for beta in range(5)]
+    cells = [storage.Cell(seed, 0.1, beta) for seed in (0, 1) for beta in range(5)]
     monkeypatch.setattr(executors, "BLOCKS", 10)
     found = executors.blocks(cells)
     assert [len(block) for block in found] == [2, 2, 1, 2, 2, 1]
