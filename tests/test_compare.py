@@ -82,6 +82,7 @@ def test_from_configs_to_tables(capsys):
     assert contents(home) == before
 
 
+# In the second of two epochs; the rate is so high that the first has the best weights.
 KILLER = """
 import os, signal
 from pytorch_lightning import Callback
@@ -94,21 +95,22 @@ class Killer(Callback):
 
 def test_killed_and_started_again_it_goes_on_where_it_was(capsys, monkeypatch):
     Path("mine.py").write_text(KILLER)
-    more = ["--trainer.callbacks+=mine.Killer", "--output", "killed"]
+    more = ["--trainer.callbacks+=mine.Killer", "--model.optimizer.lr=1", "--output", "killed"]
     words = ["compare", "--config", "sinusoid_maml", "--changes", *CHANGES, "--seeds", "[0]", *FIT, *more]
     code = f"import os; os.environ['KILL'] = '1'; from lightning_gp.cli import main; main({words!r})"
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr
     finished = sorted(str(path.parent.relative_to("killed")) for path in Path("killed").rglob("result.json"))
     assert finished == ["MAML/seed_0"]
-    assert torch.load("killed/ANIL/seed_0/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3
+    assert torch.load("killed/ANIL/seed_0/resume/last.ckpt", weights_only=True)["global_step"] == 3
     steps = []
     monkeypatch.setattr(MAML, "on_train_batch_start", lambda self, *_: steps.append(self.global_step), raising=False)
     assert run(*more, seeds=["[0]"]) == 0
     assert "1 of 2 trainings to do" in capsys.readouterr().out
     assert steps == [3, 4, 5]  # not from the beginning
-    assert run(*more[:1], "--output", "whole", seeds=["[0]"]) == 0
+    assert run(*more[:-1], "whole", seeds=["[0]"]) == 0
     assert contents("killed") == contents("whole")
+    assert json.loads(Path("killed/ANIL/seed_0/result.json").read_text())["checkpoint"] == "epoch=0-step=3.ckpt"
     sys.modules.pop("mine")
 
 
@@ -178,6 +180,6 @@ def test_a_config_without_checkpoints_or_with_another_logger_can_be_compared():
     Path("erm.yaml").write_text(yaml.safe_dump(config))
     assert main(["compare", "erm.yaml", "--seeds", "[3]", *FIT]) == 0
     home = Path("runs/compare/erm/seed_3")
-    assert {path.name for path in home.iterdir()} >= {"checkpoints", "metrics.csv", "result.json"}
-    assert json.loads((home / "result.json").read_text())["checkpoint"].endswith("ckpt")
+    assert {path.name for path in home.iterdir()} >= {"resume", "metrics.csv", "result.json"}
+    assert json.loads((home / "result.json").read_text())["checkpoint"] == "last.ckpt"
     assert "minus" not in Path("runs/compare/table.txt").read_text()

@@ -14,15 +14,17 @@ import yaml  # type: ignore[import-untyped]
 
 from lightning_gp._lightning import Callback
 from lightning_gp.commands.training import lightning_cli
-from lightning_gp.comparison.outcome import Result, read_curves, read_result
+from lightning_gp.comparison.outcome import Result, read_result
 from lightning_gp.files import replacing
 from lightning_gp.modules.evaluation import Evaluation
+from lightning_gp.runs.curves import read_curves
 from lightning_gp.runs.folders import same
 from lightning_gp.runs.run_folder import best_or_last, keep_metrics, moved, roots
-from lightning_gp.trainability.describe import checksum, versions
+from lightning_gp.runs.versions import all_versions, write_versions
+from lightning_gp.trainability.describe import checksum
 
 PROG = "lightning-gp compare"
-CONFIG, CHECKPOINTS = "config.yaml", "checkpoints"
+CONFIG, CHECKPOINTS, RESUME = "config.yaml", "checkpoints", "resume"
 FREE = ("default_root_dir", "save_dir", "dirpath", "enable_progress_bar", "enable_model_summary", "num_workers")
 """Settings that change no number: where a run is, and what is shown of it."""
 
@@ -91,13 +93,13 @@ def placed(config: Mapping[str, Any], folder: Path, seed: int) -> dict[str, Any]
     callbacks = trainer.get("callbacks") or []
     callbacks = [dict(each) for each in (callbacks if isinstance(callbacks, list) else [callbacks])]
     savers = [each for each in callbacks if str(each.get("class_path")).endswith("ModelCheckpoint")]
-    if not savers:
-        savers = [{"class_path": "ModelCheckpoint"}]
-        callbacks += savers
     for number, saver in enumerate(savers):
         saver["init_args"] = {**(saver.get("init_args") or {}), "enable_version_counter": False}
         saver["init_args"]["dirpath"] = str(folder / (f"{CHECKPOINTS}_{number + 1}" if number else CHECKPOINTS))
-    savers[0]["init_args"]["save_last"] = True
+    # One that monitors something writes its `last.ckpt` only when it finds a better one. The mode, of no effect, tells
+    # the one to resume from apart from a config's own without a monitor, which Lightning asks for.
+    resume = {"dirpath": str(folder / RESUME), "filename": "last", "mode": "max", "enable_version_counter": False}
+    callbacks.append({"class_path": "ModelCheckpoint", "init_args": resume})
     trainer |= {"callbacks": callbacks, "enable_checkpointing": None}
     if trainer.get("enable_model_summary") is None:
         trainer["enable_model_summary"] = False
@@ -128,7 +130,8 @@ def train_and_test(run: Run) -> None:
     start = time.perf_counter()
     with _working_folder(run.home):
         cli = lightning_cli([f"--config={folder / CONFIG}", *quiet_words()], PROG, run=False, save_config_callback=None)
-        last = folder / CHECKPOINTS / "last.ckpt"
+        write_versions(folder)
+        last = folder / RESUME / "last.ckpt"
         if last.is_file():
             keep_metrics(cli.trainer, last)
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if last.is_file() else None)
@@ -142,7 +145,7 @@ def train_and_test(run: Run) -> None:
     batches = None if recorder.batches is None else " ".join(recorder.batches)
     notes = {"checkpoint": None if best is None else best.name, "seconds": round(time.perf_counter() - start, 1)}
     curves = read_curves(folder / "metrics.csv")
-    Result(values, recorder.values, batches, curves, {**notes, "versions": versions()}).write(folder)
+    Result(values, recorder.values, batches, curves, {**notes, "versions": all_versions()}).write(folder)
 
 
 def quiet_words() -> list[str]:

@@ -47,6 +47,7 @@ FUNCTIONS = {
     "diagnose": ("commands.diagnose", "diagnose_config"),
     "theory": ("commands.theory", "theory"),
     "compare": ("commands.compare", "compare"),
+    "report": ("reports.page", "report"),
     "cross-domain": ("commands.cross_domain", "cross_domain"),
     "data check": ("commands.data", "check"),
     "data show": ("commands.data", "show"),

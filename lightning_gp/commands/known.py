@@ -12,6 +12,7 @@ COMMANDS = {
     "theory": "commands.theory",
     "reproduce": "commands.reproduce",
     "compare": "commands.compare",
+    "report": "commands.report",
     "cross-domain": "commands.cross_domain",
     "data": "commands.data",
     "dashboard": "dashboards",

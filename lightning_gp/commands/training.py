@@ -19,6 +19,7 @@ from lightning_gp.runs.mistakes import explained, shortened
 from lightning_gp.runs.prepared import prepare
 from lightning_gp.runs.quiet import quiet
 from lightning_gp.runs.run_folder import keep_metrics
+from lightning_gp.runs.versions import write_versions
 
 
 def main(args: Sequence[str]) -> None:
@@ -125,6 +126,8 @@ def _class(add_arguments: Callable[[Any], None] | None, runs: bool) -> Any:
                 config.pop("ckpt_path", None)  # the run's own weights, whoever uses the file
                 text = self.parser.dump(config, skip_none=False, skip_validation=True)
                 self.place = save_beside(Path(folder) / self.config_filename, text)
+                if stage == "fit":
+                    write_versions(Path(folder))
             self.already_saved = True
 
     class CLI(module.LightningCLI):  # type: ignore[misc]

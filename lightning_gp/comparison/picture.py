@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lightning_gp.comparison.intervals import Estimate, mean
-from lightning_gp.comparison.outcome import common_curve
 from lightning_gp.plots import canvas
+from lightning_gp.runs.curves import common_curve
 from lightning_gp.runs.ending import SHARES
 
 if TYPE_CHECKING:

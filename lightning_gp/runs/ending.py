@@ -95,6 +95,14 @@ def results(values: Mapping[str, float], episodes: int | None = None) -> str:
         accuracy  95.1 ± 0.4 %
         95 % intervals over 1,000 episodes
     """
+    lines = table(result_rows(values))
+    if any(re.search(r"_ci95(/|$)", key) for key in values):
+        lines.append("95 % intervals" + (f" over {episodes:,} episodes" if episodes else " over episodes"))
+    return "\n".join(lines)
+
+
+def result_rows(values: Mapping[str, float]) -> list[list[str]]:
+    """The rows of ``results``, the first of them a title where inner steps change something."""
     names = [key.partition("/")[2] for key in values if not re.search(r"_ci95(/|$)", key)]
     steps = [int(found[1]) for name in names if (found := re.search(r"_step_(\d+)", name))]
     last = max(steps, default=0)
@@ -109,10 +117,7 @@ def results(values: Mapping[str, float], episodes: int | None = None) -> str:
         rows.append([name, *shown])
     if last:
         rows.insert(0, ["", "before adaptation", f"after {last} step{'s' if last > 1 else ''}"])
-    lines = table(rows)
-    if any(re.search(r"_ci95(/|$)", key) for key in values):
-        lines.append("95 % intervals" + (f" over {episodes:,} episodes" if episodes else " over episodes"))
-    return "\n".join(lines)
+    return rows
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

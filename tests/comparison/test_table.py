@@ -9,7 +9,8 @@ import json
 import pytest
 
 from lightning_gp.comparison import Comparison, Result
-from lightning_gp.comparison.outcome import common_curve, read_curves, read_result
+from lightning_gp.comparison.outcome import read_result
+from lightning_gp.runs.curves import common_curve, read_curves
 
 CURVE = {"val/accuracy": {9: 0.2, 19: 0.5, 29: 0.6}}
 
