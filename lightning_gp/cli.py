@@ -24,6 +24,8 @@ lightning-gp: gradient-based multi-environment learning (MAML, IRM, gradient pen
   lightning-gp theory   --eigenvalues 4 1          which pairs of rates converge, as a picture; or --card diagnose.json
   lightning-gp tune     --config FILE.yaml         suggest the learning rates of any module from short trainings
   lightning-gp map      --config FILE.yaml         loss over a grid of inner and outer rates; map merge, map plot
+  lightning-gp compare  --config A.yaml B.yaml --seeds 3   train each per seed: a table with intervals, a picture
+  lightning-gp report   FOLDER                     one page of HTML about a run: results, curves, the edge, config
   lightning-gp cross-domain --config FILE.yaml --test_data OTHER.yaml …   train once per seed, test on other data
   lightning-gp reproduce EXPERIMENT                the papers' figures and tables; reproduce --help lists them
   lightning-gp dashboard --entity E --project P    build a Weights & Biases workspace (--dry-run prints it)

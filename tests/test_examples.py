@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import json
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import yaml
+from PIL import Image
 
 from lightning_gp import _lightning
 from lightning_gp.cli import main
@@ -78,6 +81,47 @@ def test_irm_on_your_environments(run, capsys):
     _erm, irm = run("irm_on_your_environments.py")
     assert {"test/accuracy/east"} <= irm.callback_metrics.keys()
     assert "IRM weights of cause and shortcut" in capsys.readouterr().out
+
+
+def write_photos(folder, classes=30, images=12):
+    """A folder for each class, whose images are one coloured pattern under noise."""
+    random = np.random.default_rng(0)
+    for number in range(classes):
+        home = folder / f"kind_{number}"
+        home.mkdir(parents=True)
+        pattern = np.kron(random.integers(0, 256, (6, 6, 3)), np.ones((8, 8, 1)))
+        for i in range(images):
+            noisy = pattern + random.normal(0, 60, pattern.shape)
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(home / f"{i}.png")
+
+
+def test_a_folder_of_classes_is_trained_by_the_config_as_it_is(tmp_path):
+    write_photos(tmp_path / "photos", images=10)
+    assert fit("class_folder_maml", "--trainer.fast_dev_run=true") == 0
+
+
+@pytest.mark.slow
+def test_three_algorithms_on_your_images_in_one_plot(tmp_path, monkeypatch, capsys):
+    """A student with 30 folders of images, who wants three algorithms over three seeds in one plot."""
+    script = EXAMPLES / "three_on_your_images.py"
+    code = ast.parse(script.read_text()).body[1:]
+    assert code[-1].end_lineno - code[0].lineno + 1 <= 12
+    write_photos(tmp_path / "photos")
+    words = ["--trainer.max_epochs=2", "--data.iterations_per_epoch=5", "--data.val_episodes=5", *QUIET]
+    monkeypatch.setattr(sys, "argv", [script.name, "--data.test_episodes=40", "--model.network.channels=8", *words])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    runpy.run_path(str(script), run_name="__main__")
+    shown = capsys.readouterr().out
+    assert "9 of 9 trainings" in shown
+    assert r"\begin{tabular}" in shown
+    content = json.loads(Path("runs/compare/compare.json").read_text())
+    assert [row["name"] for row in content["rows"]] == ["MAML", "ANIL", "MAML + LIL"]
+    assert all(
+        row["paired"] and len(row["seeds"]) == 3 and row["value"] > 0.4 for row in content["rows"]
+    )  # chance: 0.2
+    assert Image.open("runs/compare/compare.png").size[0] > 1000
+    runpy.run_path(str(script), run_name="__main__")  # once more: nothing is trained
+    assert "0 of 9 trainings" in capsys.readouterr().out
 
 
 def test_multi_gpu_on_one_device(run, capsys):

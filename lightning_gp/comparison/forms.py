@@ -6,19 +6,41 @@ import csv
 import io
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from lightning_gp.comparison.intervals import Row
 from lightning_gp.runs.ending import table, with_interval
-
-if TYPE_CHECKING:
-    from lightning_gp.comparison.table import Comparison
 
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {
     letter: "\\" + letter for letter in "&%$#_{}"
 }
 
 
-def cells(comparison: Comparison) -> list[list[str]]:
+class Compared(Protocol):
+    """What a table shows: ``Comparison``."""
+
+    @property
+    def metric(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def baseline(self) -> str | None: ...  # noqa: D102
+
+    @property
+    def seeds(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    @property
+    def rows(self) -> list[Row]: ...  # noqa: D102
+
+    @property
+    def test_episodes(self) -> int | None: ...  # noqa: D102
+
+    @property
+    def same_tests(self) -> bool: ...  # noqa: D102
+
+    def values(self, name: str) -> list[float]: ...  # noqa: D102
+
+
+def cells(comparison: Compared) -> list[list[str]]:
     """Title and rows, as words."""
     metric, several = str(comparison.metric), len(comparison.seeds) > 1
     rows = [["", metric, *(["over episodes"] if several else []), f"minus {comparison.baseline}"]]
@@ -33,10 +55,10 @@ def cells(comparison: Comparison) -> list[list[str]]:
             minus = sign + with_interval(metric, row.minus.value, row.minus.half_width)
             minus += "" if row.paired else " *"
         rows.append([*found, minus])
-    return rows if len(comparison.results) > 1 else [each[:-1] for each in rows]
+    return rows if len(comparison.rows) > 1 else [each[:-1] for each in rows]
 
 
-def notes(comparison: Comparison) -> list[str]:
+def notes(comparison: Compared) -> list[str]:
     """What the intervals say."""
     seeds, count, rows = comparison.seeds, comparison.test_episodes, comparison.rows
     episodes = "" if count is None else f", {count:,} test episodes each"
@@ -55,19 +77,19 @@ def notes(comparison: Comparison) -> list[str]:
     return lines
 
 
-def as_text(comparison: Comparison) -> str:
+def as_text(comparison: Compared) -> str:
     """Aligned columns."""
     return "\n".join([*table(cells(comparison)), "", *notes(comparison)])
 
 
-def as_markdown(comparison: Comparison) -> str:
+def as_markdown(comparison: Compared) -> str:
     """A table of Markdown."""
     title, *rows = [[cell.replace("|", "\\|") for cell in row] for row in cells(comparison)]
     lines = [title, ["---"] + ["---:"] * (len(title) - 1), *rows]
     return "\n".join([*("| " + " | ".join(row) + " |" for row in lines), "", " ".join(notes(comparison))])
 
 
-def as_latex(comparison: Comparison) -> str:
+def as_latex(comparison: Compared) -> str:
     """A tabular with the rules of booktabs; the notes are comments."""
     title, *rows = [[escaped(cell) for cell in row] for row in cells(comparison)]
     body = [" & ".join(row) + r" \\" for row in rows]
@@ -76,7 +98,7 @@ def as_latex(comparison: Comparison) -> str:
     return "\n".join([*comments, *frame, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
 
 
-def as_csv(comparison: Comparison) -> str:
+def as_csv(comparison: Compared) -> str:
     """All numbers in full precision."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -100,7 +122,7 @@ def escaped(text: str) -> str:
     return re.sub(r"^([+-])(?=\d)", r"$\1$", words.replace(r" \%", r"\,\%"))
 
 
-FORMS: dict[str, Callable[[Comparison], str]] = {
+FORMS: dict[str, Callable[[Compared], str]] = {
     "text": as_text,
     "csv": as_csv,
     "latex": as_latex,

@@ -38,6 +38,22 @@ class Estimate(NamedTuple):
         return self.over_episodes if self.over_seeds is None else self.over_seeds
 
 
+class Row(NamedTuple):
+    """What was trained, and how well it did.
+
+    Attributes:
+        name: of the config or change.
+        estimate: the mean.
+        minus: its difference to the baseline; None for the baseline itself.
+        paired: whether both were tested on the same episodes.
+    """
+
+    name: str
+    estimate: Estimate
+    minus: Estimate | None
+    paired: bool
+
+
 def mean(seeds: Sequence[float], episodes: Sequence[Sequence[float]] = ()) -> Estimate:
     """The mean over seeds, (1/n) Σ_s m_s ± t_{n−1} √(v/n), v the variance of the m_s with divisor n − 1.
 

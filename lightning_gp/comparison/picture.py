@@ -65,13 +65,13 @@ def _points(axes: Axes, points: Mapping[str, Estimate], seeds: Mapping[str, Sequ
     for number, (name, estimate) in enumerate(points.items()):
         color, half = f"C{number}", estimate.half_width
         own = [_scaled(value, metric) for value in seeds[name]]
-        axes.plot(own, [number] * len(own), "|", color=color, markersize=11)
+        axes.plot(own, [number + 0.18] * len(own), "o", color=color, markersize=4, markerfacecolor="none")
         error = None if half is None else _scaled(half, metric)
         axes.errorbar(_scaled(estimate.value, metric), number, xerr=error, fmt="o", color=color, capsize=4)
     axes.set_yticks(range(len(points)), list(points))
     axes.set_ylim(len(points) - 0.5, -0.5)
     over = "seeds" if any(each.over_seeds is not None for each in points.values()) else "episodes"
-    axes.set(xlabel=_label(f"test/{metric}", metric), title=f"test: mean, 95 % interval over {over}, seeds")
+    axes.set(xlabel=_label(f"test/{metric}", metric), title=f"test: mean, 95 % interval over {over}; circles: seeds")
     axes.grid(axis="x", alpha=0.3)
 
 

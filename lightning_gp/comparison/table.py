@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_gp.comparison.forms import FORMS
-from lightning_gp.comparison.intervals import Estimate, difference, mean
+from lightning_gp.comparison.intervals import Row, difference, mean
 from lightning_gp.comparison.outcome import Result
 from lightning_gp.comparison.picture import draw
 from lightning_gp.files import replacing
@@ -21,22 +21,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["text", "csv", "latex", "markdown"]
 FILES: dict[str, Kind] = {"table.txt": "text", "table.csv": "csv", "table.tex": "latex", "table.md": "markdown"}
-
-
-class Row(NamedTuple):
-    """What was trained, and how well it did.
-
-    Attributes:
-        name: of the config or change.
-        estimate: the mean.
-        minus: its difference to the baseline; None for the baseline itself.
-        paired: whether both were tested on the same episodes.
-    """
-
-    name: str
-    estimate: Estimate
-    minus: Estimate | None
-    paired: bool
 
 
 @dataclass(frozen=True)
