@@ -42,7 +42,8 @@ class Compared(Protocol):
 
 def cells(comparison: Compared) -> list[list[str]]:
     """Title and rows, as words."""
-    metric, several = str(comparison.metric), len(comparison.seeds) > 1
+    metric, episodes = str(comparison.metric), [row.estimate.over_episodes for row in comparison.rows]
+    several = len(comparison.seeds) > 1 and any(half is not None for half in episodes)
     rows = [["", metric, *(["over episodes"] if several else []), f"minus {comparison.baseline}"]]
     for row in comparison.rows:
         found = [row.name, with_interval(metric, row.estimate.value, row.estimate.half_width)]
@@ -67,11 +68,11 @@ def notes(comparison: Compared) -> list[str]:
         if any(row.estimate.over_episodes is not None for row in rows):
             lines.append("Over episodes: of these trained weights alone, how training varies left out.")
     else:
-        lines = [f"95 % intervals of one seed{episodes}: how training varies is not in them."]
+        lines = [f"95 % intervals over episodes of one seed{episodes}: how training varies is not in them."]
     if comparison.same_tests:
         lines.append("All seeds were tested on the same examples: how those vary is not in the intervals over seeds.")
     if any(row.minus is not None and row.paired for row in rows):
-        lines.append("Differences are paired: same seeds, same test episodes. Not corrected for how many there are.")
+        lines.append("Differences are paired: same seeds, same test data. Not corrected for how many there are.")
     if any(not row.paired for row in rows):
         lines.append("* tested on other episodes or examples, and so not paired.")
     return lines

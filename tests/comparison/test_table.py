@@ -136,3 +136,14 @@ def test_a_test_set_that_all_seeds_share_is_told(comparison):
     shared = {"a": {seed: result(0.5, 0.7 + seed) for seed in (0, 1)}}
     assert "tested on the same examples" in str(Comparison(shared))
     assert "tested on the same examples" not in str(comparison)
+
+
+def test_without_episodes_there_is_no_column_of_them():
+    runs = {
+        name: {seed: Result({"loss": 1.0 + seed + shift}) for seed in (0, 1)} for name, shift in (("a", 0), ("b", 1))
+    }
+    made = Comparison(runs)
+    assert "over episodes" not in str(made).splitlines()[0]
+    assert not made.rows[1].paired  # it is not known on what they were tested
+    one = Comparison({name: {0: seeds[0]} for name, seeds in runs.items()})
+    assert (one.rows[1].minus.half_width, "±" in str(one).splitlines()[2]) == (None, False)
