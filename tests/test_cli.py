@@ -82,6 +82,14 @@ def test_a_second_run_gets_its_own_folder_and_is_the_one_that_is_tested(capsys):
         assert Path("runs", folder, "test/metrics.csv").is_file()
 
 
+def test_the_last_checkpoint_is_the_newest_where_nothing_gets_better():
+    assert small("fit", *FEW, "--trainer.max_epochs=3", "--model.init_args.optimizer.init_args.lr=0") == 0
+    folder = Path("runs/sinusoid_maml/checkpoints")
+    steps = {path.stem: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("*.ckpt")}
+    assert steps.pop("last") == 3
+    assert list(steps.values()) == [1]  # the best, of equals the first
+
+
 def test_resuming_goes_on_with_the_last_run_and_keeps_its_metrics():
     assert small("fit", *FEW) == 0
     assert small("fit", "--resume", *FEW, "--trainer.max_epochs=2") == 0

@@ -98,14 +98,15 @@ def train(
     if finished.is_file():
         return folder / str(read_json(finished)["checkpoint"])
     choice: dict[str, Any] = {"monitor": "val/accuracy", "mode": "max"} if best else {}
-    checkpoint = pl.callbacks.ModelCheckpoint(
-        folder, "best", save_last=True, enable_version_counter=False, save_on_train_epoch_end=False, **choice
-    )
+    alike: dict[str, Any] = {"enable_version_counter": False, "save_on_train_epoch_end": False}
+    checkpoint = pl.callbacks.ModelCheckpoint(folder, "best", **alike, **choice)
+    # One that monitors something writes its `last.ckpt` only when it finds a better one. The mode tells the two apart.
+    newest = pl.callbacks.ModelCheckpoint(folder, "last", mode="max", **alike)
     shown = ("train/loss", "val/accuracy", "val/teacher_variance", "val/probe_accuracy")
     trainer = quiet_trainer(
         device,
         max_steps=iterations,
-        callbacks=[checkpoint, Progress(note, metrics=shown)],
+        callbacks=[checkpoint, newest, Progress(note, metrics=shown)],
         enable_checkpointing=True,
         logger=pl.loggers.CSVLogger(folder, name="", version=""),
         log_every_n_steps=10,
