@@ -88,7 +88,7 @@ def draw_map(
 
     A cell is gray where a seed diverged, salmon where none did but most ended above their first loss; the colour bar
     has arrows where losses lie beyond it. The dashed line is β_c found at α = 0, the band its range over seeds; the
-    white line, of several seeds or refined borders, is that at each α, its range between the dotted ones. The theory's
+    white line, of several seeds or refined borders, is that at each α, its range the light band. The theory's
     curves are those of the objective's own inner steps; for a penalty without the half, α ‖∇L‖², its α is twice the
     coefficient.
     """
@@ -174,19 +174,18 @@ def _draw_border(axes: Axes, result: TrainabilityResult, criterion: Criterion) -
     low, middle, high = found.min(axis=1), np.median(found, axis=1), found.max(axis=1)
     bottom, top = axes.get_ylim()
     name = "β_c found" + (", median and range" if several else "")
-    edge: dict[str, Any] = {"path_effects": [halo()]}
-    axes.plot(result.inner_lrs, np.clip(middle, bottom, top), color="white", linewidth=1.8, label=name, **edge)
+    axes.plot(
+        result.inner_lrs, np.clip(middle, bottom, top), color="white", linewidth=1.6, label=name, path_effects=[halo()]
+    )
     if several:
-        for line in (low, high):
-            shown = np.clip(line, bottom, top)
-            axes.plot(result.inner_lrs, shown, color="white", linestyle=":", linewidth=1.2, **edge)
+        axes.fill_between(result.inner_lrs, *np.clip([low, high], bottom, top), color="white", alpha=0.5, linewidth=0)
 
 
 def halo() -> Any:
     """Dark edges, so that a white line is seen on light cells and in the legend."""
     from matplotlib.patheffects import withStroke
 
-    return withStroke(linewidth=3, foreground="black")
+    return withStroke(linewidth=2.8, foreground="black")
 
 
 def caption(result: TrainabilityResult) -> str:
