@@ -71,10 +71,10 @@ def test_shards_are_refined_when_they_are_merged(tmp_path):
     for index, path in enumerate(files, 1):
         with pytest.raises(ValueError, match="run the shards without refine, merge"):
             trainability().run(path, shard=(index, 2), progress=False, refine=0.1)
-        trainability().run(path, shard=(index, 2), progress=False)
+        trainability(iterations=8).run(path, shard=(index, 2), progress=False)
     merge(files, tmp_path / "merged.jsonl")
-    trainability().run(tmp_path / "merged.jsonl", progress=False, refine=0.1)
-    trainability().run(tmp_path / "whole.jsonl", progress=False, refine=0.1)
+    trainability(iterations=8).run(tmp_path / "merged.jsonl", progress=False, refine=0.1)
+    trainability(iterations=8).run(tmp_path / "whole.jsonl", progress=False, refine=0.1)
     assert (tmp_path / "merged.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
