@@ -41,7 +41,8 @@ class Comparison(NamedTuple):
 
     def __str__(self) -> str:
         low, high = min(self.ratios), max(self.ratios)
-        return f"{float(np.median(self.ratios)):.2f} times ({low:.2f} to {high:.2f}, p = {self.p:.2g})"
+        spread = f" ({low:.2f} to {high:.2f}, p = {self.p:.2g})" if len(self.ratios) > 1 else ""
+        return f"{float(np.median(self.ratios)):.2f} times{spread}"
 
 
 def compare(first: Sequence[float] | Array, second: Sequence[float] | Array) -> Comparison:

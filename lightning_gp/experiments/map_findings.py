@@ -89,6 +89,8 @@ def fallen(
     inside = np.clip(middle, bottom, top)
     falling = bool((np.diff(inside) <= 1e-12).mean() >= 0.8 and inside[-1] < inside[0] / 10)
     fall = steep_part(result.inner_lrs, middle, result.outer_lrs)
+    some = (middle > bottom) & (middle < top)
+    mixed = float(np.polyfit(np.log(result.inner_lrs[some]), np.log(middle[some]), 1)[0]) if some.sum() > 1 else np.nan
     each = [steep_part(result.inner_lrs, column, result.outer_lrs).exponent for column in raw.T]
     known = [exponent for exponent in each if exponent == exponent]
     steep = (
@@ -110,6 +112,7 @@ def fallen(
         "alphas": list(fall.alphas),
         "exponent": finite(fall.exponent),
         "exponent_by_seed": [finite(exponent) for exponent in each],
+        "exponent_with_the_flat_part": finite(mixed),
         "exponent_of_the_theorys_form_there": finite(fall.expected),
     }
     return Finding(paper, found, falling), numbers

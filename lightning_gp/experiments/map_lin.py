@@ -141,10 +141,9 @@ def judged(algorithm: Algorithm, found: dict[int, dict[str, Any]], count: int) -
         count: of rates α.
     """
     worst = {seed: each["largest_deviation"] for seed, each in found.items()}
-    text = (
-        f"largest relative deviation of the border from the bound over {count} rates α: {max(worst.values()):.2%}, on "
-        f"the worst of {len(worst)} tasks, {min(worst.values()):.2%} on the best"
-    )
+    text = f"largest relative deviation of the border from the bound over {count} rates α: {max(worst.values()):.2%}"
+    if len(worst) > 1:
+        text += f" on the worst of {len(worst)} tasks, {min(worst.values()):.2%} on the best"
     return Finding(PAPER[algorithm], text, max(worst.values()) <= 0.02)
 
 
