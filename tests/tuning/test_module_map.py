@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 
 import pytest
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_gp.cli import main
 from lightning_gp.trainability import TrainabilityResult, plot_map
+from lightning_gp.trainability.storage import Cell
 from lightning_gp.tuning import ModuleMap
 
 CURVATURES = torch.tensor([8.0, 2.0], dtype=torch.float64)
@@ -126,6 +128,22 @@ def test_a_file_goes_on_and_other_settings_are_refused(tmp_path):
     assert path.read_bytes() == content
     with pytest.raises(ValueError, match=r"settings\.iterations is 8, not 9"):
         mapped(iterations=9).run(path, progress=False)
+
+
+def built(seed, value):
+    return Quadratic(value)
+
+
+def loaders(seed):
+    return batches()
+
+
+def test_another_process_computes_the_same():
+    """As an executor does: pickled there and back, with data that each process makes."""
+    own = ModuleMap(built, loaders, "decay", DECAYS, RATES, 8)
+    cell = Cell(3, 0.5, 0.02)
+    assert own.compute(cell) == pickle.loads(pickle.dumps(own.compute))(cell)
+    assert own.compute(cell)._replace(iterations=8) == mapped().compute(cell)
 
 
 class Nan(Quadratic):
