@@ -15,6 +15,7 @@ from lightning_gp.trainability.engine import OptimizerName
 from lightning_gp.trainability.grid import parse_rates, parse_shard, seed_list
 from lightning_gp.trainability.map import TrainabilityMap
 from lightning_gp.trainability.plot import Curve, Lines, plot_map
+from lightning_gp.trainability.refining import Criterion
 from lightning_gp.trainability.result import TrainabilityResult
 from lightning_gp.trainability.storage import merge
 from lightning_gp.tuning.module_map import ModuleMap
@@ -103,6 +104,7 @@ def train_map(
     refine: float | None = None,
     vary: str | None = None,
     over: str | None = None,
+    criterion: Criterion = "diverged",
 ) -> TrainabilityResult:
     """Computes a map, or goes on with it, and draws it.
 
@@ -123,6 +125,7 @@ def train_map(
         vary: an argument of the model in place of α, such as weight_decay; for any LightningModule, by its own training
             step and optimizer.
         over: the values of vary, as for the rates.
+        criterion: whose borders are refined and drawn: diverged, or worse, where the loss ended above its first.
 
     Returns:
         The map; of a shard, its own cells.
@@ -157,13 +160,13 @@ def train_map(
             divergence=divergence,
             device=device,
         )
-    result = trainability.run(output, workers, parse_shard(shard), refine=refine)
+    result = trainability.run(output, workers, parse_shard(shard), refine=refine, criterion=criterion)
     print(f"Map: {output}", flush=True)
     if not result.complete:
         print("Cells of other shards are missing; join all files with `lightning-gp map merge`.", flush=True)
         return result
     lines = _edges(trainability, output) if isinstance(trainability, ModuleMap) else ()
-    _print_pictures(plot_map(result, lines=lines), output)
+    _print_pictures(plot_map(result, lines=lines, criterion=criterion), output)
     return result
 
 

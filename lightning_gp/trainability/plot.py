@@ -191,9 +191,11 @@ def halo() -> Any:
 def caption(result: TrainabilityResult) -> str:
     """How long was trained, with how many seeds, from which loss."""
     iterations, seeds = result.header["settings"]["iterations"], len(result.header["seeds"])
-    failing = "a cell fails if one seed does; " if seeds > 1 else ""
+    several = "a cell fails if one seed does; " if seeds > 1 else ""
+    finer = "borders bisected; " if result.refined else ""
     return (
-        f"{iterations} iterations, {seeds} seed{'s' if seeds > 1 else ''}; {failing}first loss {result.first_loss:.3g}"
+        f"{iterations} iterations, {seeds} seed{'s' if seeds > 1 else ''}; {several}{finer}"
+        f"first loss {result.first_loss:.3g}"
     )
 
 
