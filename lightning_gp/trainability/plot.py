@@ -191,12 +191,10 @@ def halo() -> Any:
 def caption(result: TrainabilityResult) -> str:
     """How long was trained, with how many seeds, from which loss."""
     iterations, seeds = result.header["settings"]["iterations"], len(result.header["seeds"])
-    several = "a cell fails if one seed does; " if seeds > 1 else ""
-    finer = "borders bisected; " if result.refined else ""
-    return (
-        f"{iterations} iterations, {seeds} seed{'s' if seeds > 1 else ''}; {several}{finer}"
-        f"first loss {result.first_loss:.3g}"
-    )
+    text = f"{iterations} iterations, {seeds} seed{'s' if seeds > 1 else ''}; first loss {result.first_loss:.3g}"
+    notes = {"a cell fails if one seed does": seeds > 1, "borders bisected": result.refined}
+    second = "; ".join(note for note, holds in notes.items() if holds)
+    return f"{text}\n{second}" if second else text
 
 
 def _draw_theory(
