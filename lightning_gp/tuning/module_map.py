@@ -68,7 +68,7 @@ class ModuleMap(TrainabilityMap):
         ...     def configure_optimizers(self):
         ...         return torch.optim.SGD(self.parameters(), lr=0.1, weight_decay=self.weight_decay)
         >>> data = DataLoader(TensorDataset(torch.ones(4, 1)), batch_size=4)
-        >>> found = ModuleMap(lambda seed, value: Line(value), data, "weight_decay", [0.01, 10.0], [0.1, 0.9], 50)
+        >>> found = ModuleMap(lambda seed, value: Line(value), data, "weight_decay", [0.01, 10.0], [0.1, 0.4], 50)
         >>> found.run(progress=False).diverged.tolist()
         [[0, 0], [0, 1]]
     """

@@ -54,6 +54,14 @@ def test_p_is_the_share_of_sign_patterns():
         compare([1.0, 0.0], [1.0, 1.0])
 
 
+def test_many_pairs_are_drawn_instead():
+    generator = np.random.default_rng(1)
+    logs = generator.normal(size=17) + 0.2
+    exact = np.mean(np.array(list(itertools.product((1, -1), repeat=17))) @ logs >= logs.sum() - 1e-9)
+    assert compare(np.exp(logs), np.ones(17)).p == pytest.approx(exact, abs=4 * math.sqrt(exact / 1e5))
+    assert compare(np.full(40, 2.0), np.ones(40)).p == 1e-5
+
+
 def test_under_no_difference_small_p_is_rare():
     generator = np.random.default_rng(0)
     found = [compare(*np.exp(generator.normal(size=(2, 6)))).p for _ in range(400)]
