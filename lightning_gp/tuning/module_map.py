@@ -12,8 +12,10 @@ from torch.utils._pytree import tree_leaves
 
 from lightning_gp._lightning import Callback, LightningModule, Trainer
 from lightning_gp.callbacks.learning_rate_bounds import LearningRateBounds
+from lightning_gp.checks import number
 from lightning_gp.trainability.describe import checksum, describe_data, plain, versions
 from lightning_gp.trainability.engine import Outcome
+from lightning_gp.trainability.grid import check_rates
 from lightning_gp.trainability.map import TrainabilityMap
 from lightning_gp.trainability.still import Still
 from lightning_gp.trainability.storage import FORMAT, Cell, Header
@@ -91,6 +93,8 @@ class ModuleMap(TrainabilityMap):
                 f"module is a {type(module).__name__}; give a function of the seed and the value of {name} that builds "
                 "it, such as lambda seed, value: MyModule(weight_decay=value)."
             )
+        check_rates("values", values)
+        number(above=1, divergence=divergence)
         nothing = cast(Callable[[int], Any], module)  # never called: this map builds modules by itself
         super().__init__(
             nothing, data, values, outer_lrs, iterations, seeds, "sgd", zero, divergence=divergence, device=device
