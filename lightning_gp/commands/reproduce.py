@@ -38,6 +38,7 @@ EXPERIMENTS = {
     "cmn": Experiment("map_problems.cmn", "the map of colored MNIST with IRMv1"),
     "adam": Experiment("map_problems.adam", "the maps with Adam outside, where the effect is gone"),
     "signed": Experiment("signed.signed", "inner ascent, ERM and MAML on one signed axis, beside the penalties"),
+    "penalties": Experiment("penalties.penalties", "maps of both gradient penalties, on lines and sinusoids"),
     "tg": Experiment("tg.tg", "third derivative against squared Hessian on the way of training"),
     "aopt": Experiment("aopt.aopt", "the optimal adaptation rate: estimate against brute force"),
     "tuner": Experiment(

@@ -18,8 +18,8 @@ from lightning_gp.callbacks.learning_rate_bounds import LearningRateBounds
 from lightning_gp.callbacks.phase_amplitude_consistency import PhaseAmplitudeConsistency
 from lightning_gp.contracts import Adapts
 from lightning_gp.diagnosis.card import Card
-from lightning_gp.diagnosis.still import Still
 from lightning_gp.trainability.rehearsal import rehearse
+from lightning_gp.trainability.still import Still
 
 
 def diagnose(

@@ -107,9 +107,12 @@ def _critical(train: CellTrainer, optimizer: torch.optim.Optimizer) -> float:
 def explained(trainability: TrainabilityMap, result: TrainabilityResult) -> tuple[Lines, dict[str, Any]]:
     """Both predictions for each α of a map with Adam, and where the map's border is within a step of its grid.
 
+    Of several seeds, for the first.
+
     Returns:
         The lines to draw, and numbers for JSON.
     """
+    result = result.of_seed(result.header["seeds"][0])
     train = trainability.trainer(result.header["seeds"][0])
     alphas, betas = result.inner_lrs.tolist(), result.outer_lrs.tolist()
     lines = {

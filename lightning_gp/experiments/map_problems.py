@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 from torch import nn
 from torch.nn import functional as F
 
@@ -25,14 +24,14 @@ from lightning_gp.datamodules import (
 )
 from lightning_gp.experiments import maps
 from lightning_gp.experiments.adam_borders import explained
-from lightning_gp.experiments.maps import RUN, Finding, Panel, Run, borders, complete
+from lightning_gp.experiments.map_findings import fallen, gone, larger_near_the_end
+from lightning_gp.experiments.maps import RUN, Panel, Run, borders, complete
 from lightning_gp.modules.irm import IRMv1
 from lightning_gp.modules.maml import MAML
 from lightning_gp.networks.colored_mnist import ColoredMNISTMLP
 from lightning_gp.networks.conv4 import Conv4
 from lightning_gp.networks.sinusoid import SinusoidMLP
 from lightning_gp.trainability.engine import OptimizerName
-from lightning_gp.trainability.grid import parse_rates
 from lightning_gp.trainability.map import TrainabilityMap
 from lightning_gp.trainability.objective import Trainable
 from lightning_gp.trainability.result import TrainabilityResult
@@ -40,9 +39,7 @@ from lightning_gp.trainability.stream import Data
 
 NEAR_THE_END = "if α is close to the value above which the losses diverge, a larger β can be used than at α = 0"
 LARGE = "the maximum β is larger at large α than at α = 0"
-DECREASES = "the maximum β quickly decreases with increasing α"
-TEN = tuple(range(10))
-GONE = "with Adam, the maximum β is not larger near the largest α than at α = 0"
+ONE, TEN = (0,), tuple(range(10))
 
 
 def _sinusoid(seed: int, compile: bool) -> MAML:
@@ -81,11 +78,12 @@ def _map(
     inner_lrs: tuple[str, int],
     outer_lrs: tuple[str, int],
     iterations: int,
+    seeds: Sequence[int] = maps.FIVE,
     **options: Any,
 ) -> TrainabilityMap:
-    """A map over two ranges, each with the count of rates that ``quick`` has."""
-    alphas, betas = (parse_rates(f"{text}:{count}" if run.quick else text) for text, count in (inner_lrs, outer_lrs))
-    return TrainabilityMap(objective, data, alphas, betas, iterations=iterations, device=run.device, **options)
+    """A map over two ranges, each with the count of rates that ``quick`` has, of ``seeds`` where the run names none."""
+    options |= {"iterations": iterations, "device": run.device, "seeds": run.chosen(seeds)}
+    return TrainabilityMap(objective, data, *run.grid(inner_lrs, outer_lrs), **options)
 
 
 def sinusoid_map(run: Run, compile: bool = False, optimizer: OptimizerName = "sgd") -> TrainabilityMap:
@@ -99,7 +97,7 @@ def omniglot_map(run: Run, root: str, optimizer: OptimizerName = "sgd") -> Train
     channels, environments, queries = (8, 4, 5) if run.quick else (64, 32, 15)
     module = partial(_conv4, channels=channels)
     data = partial(_omniglot, root=root, environments=environments, queries=queries)
-    return _map(run, module, data, ("1e-3:9e0", 12), ("1e-1:9e1", 10), 100, optimizer=optimizer)
+    return _map(run, module, data, ("1e-3:9e0", 12), ("1e-1:9e1", 10), 100, ONE, optimizer=optimizer)
 
 
 def mini_imagenet_map(run: Run, root: str, class_folders: bool = False, image_size: int = 84) -> TrainabilityMap:
@@ -107,21 +105,21 @@ def mini_imagenet_map(run: Run, root: str, class_folders: bool = False, image_si
     channels, iterations = (8, 100) if run.quick else (32, 10_000)
     module = partial(_conv4, channels=channels, in_channels=3, image_size=image_size)
     data = partial(_mini_imagenet, root=root, class_folders=class_folders, image_size=image_size)
-    return _map(run, module, data, ("1e-4:9e-1", 12), ("1e-2:9e0", 10), iterations)
+    return _map(run, module, data, ("1e-4:9e-1", 12), ("1e-2:9e0", 10), iterations, ONE)
 
 
-def colored_mnist_map(run: Run, root: str, seeds: Sequence[int] = TEN) -> TrainabilityMap:
-    """The map of the paper, or a small one of the same ranges with the first seed."""
+def colored_mnist_map(run: Run, root: str) -> TrainabilityMap:
+    """The map of the paper, or a small one of the same ranges."""
     data = partial(_colored_mnist, root=root, examples=1000 if run.quick else None)
-    some = seeds[:1] if run.quick else seeds
-    return _map(run, _invariant, data, ("1e-2:9e2", 12), ("1e-2:9e1", 12), 500, seeds=some)
+    return _map(run, _invariant, data, ("1e-2:9e2", 12), ("1e-2:9e1", 12), 500, ONE if run.quick else TEN)
 
 
 def sin(run: Run = RUN, compile: bool = False) -> None:
     """The trainability map of sinusoid regression with MAML [T21, Fig. 6a; T19, Fig. 4a].
 
     MLP 40-40, 10 points, 100 environments, 1 inner step, SGD inside and outside; the loss after 500 iterations for
-    α in 1e-4 … 9e-1 and β in 1e-2 … 9, each stepping through 1 … 9 in every decade. Under half an hour on one core.
+    α in 1e-4 … 9e-1 and β in 1e-2 … 9, each stepping through 1 … 9 in every decade; five seeds. Some twelve minutes a
+    seed on one core. Whether β can be larger near the largest usable α is tested over seeds (``border_tests``).
 
     Args:
         run: see Run.
@@ -137,7 +135,7 @@ def omn(run: Run = RUN, root: str = "data") -> None:
     5-way 1-shot, 15 queries, Conv4 with 64 channels, 32 environments, 1 inner step, SGD inside and outside; the loss
     after 100 iterations for α in 1e-3 … 9 and β in 1e-1 … 90, each stepping through 1 … 9 in every decade. The full map
     wants a GPU (--device cuda) or many machines (--shard). --quick has 8 channels, 4 environments, 5 queries and a
-    coarse grid, and takes minutes.
+    coarse grid, and takes minutes. One seed; --seeds 5 decides whether β can be larger near the largest usable α.
 
     Args:
         run: see Run.
@@ -152,6 +150,7 @@ def mini(run: Run = RUN, root: str = "data", class_folders: bool = False, image_
     5-way 1-shot, 15 queries, Conv4 with 32 channels, 4 environments, 1 inner step, SGD inside and outside; the loss
     after 10,000 iterations for α in 1e-4 … 9e-1 and β in 1e-2 … 9, each stepping through 1 … 9 in every decade. It
     wants a GPU (--device cuda) or many machines (--shard). --quick has 8 channels, 100 iterations and a coarse grid.
+    One seed, if --seeds names no others.
 
     Args:
         run: see Run.
@@ -163,23 +162,24 @@ def mini(run: Run = RUN, root: str = "data", class_folders: bool = False, image_
     _one("min", run, result, "mini-ImageNet, MAML, SGD outside", LARGE)
 
 
-def cmn(run: Run = RUN, root: str = "data", seeds: Sequence[int] = TEN) -> None:
+def cmn(run: Run = RUN, root: str = "data") -> None:
     """The trainability map of IRMv1 on colored MNIST [T21, Fig. 6d].
 
     One hidden layer of width 256, full batches, 500 iterations of gradient descent, 10 runs averaged, penalty weight α
     in 1e-2 … 900 and β in 1e-2 … 90, each stepping through 1 … 9 in every decade; no annealing, no rescaling of the
     loss, no weight decay. The full map wants a GPU (--device cuda) or many machines (--shard). --quick has 1,000 images
-    per environment, the first seed and a coarse grid, and takes some ten minutes.
+    per environment, one seed and a coarse grid, and takes some ten minutes.
 
     Args:
         run: see Run.
         root: folder that holds MNIST/raw.
-        seeds: runs to average; one number N stands for 0 … N − 1.
     """
-    result = run.computed(colored_mnist_map(run, root, seeds), "cmn")
+    result = run.computed(colored_mnist_map(run, root), "cmn", criterion="worse")
     if complete([result]):
-        numbers = {"borders": borders(result), "borders_of_lower_loss": borders(result, "worse")}
-        maps.write("cmn", run, {Panel("Colored MNIST, IRMv1"): result}, [decay(result)], numbers)
+        finding, fall = fallen(result)
+        numbers = {"fall": fall, "borders": borders(result), "borders_of_lower_loss": borders(result, "worse")}
+        panel = Panel("Colored MNIST, IRMv1", criterion="worse")
+        maps.write("cmn", run, {panel: result}, [finding], numbers)
 
 
 def adam(run: Run = RUN, compile: bool = False, omniglot: str | None = None) -> None:
@@ -198,48 +198,25 @@ def adam(run: Run = RUN, compile: bool = False, omniglot: str | None = None) -> 
     both = {"sinusoid": sinusoid_map(run, compile, "adam")}
     if omniglot is not None:
         both["omniglot"] = omniglot_map(run, omniglot, "adam")
-    results = {name: run.computed(trainability, "adam", f"adam-{name}") for name, trainability in both.items()}
+    results = {name: run.computed(trainability, "adam", f"adam-{name}", "worse") for name, trainability in both.items()}
     if complete(list(results.values())):
         found = {name: explained(both[name], result) for name, result in results.items()}
         panels = {
-            Panel(f"{name.capitalize()}, MAML, Adam outside", lines=found[name][0]): result
+            Panel(f"{name.capitalize()}, MAML, Adam outside", lines=found[name][0], criterion="worse"): result
             for name, result in results.items()
         }
+        findings, tests = zip(*map(gone, results.values()), strict=True)
         numbers = {
+            "near_the_end": dict(zip(results, tests, strict=True)),
             "borders": {name: borders(result, "worse") for name, result in results.items()},
             "explained": {name: each for name, (_, each) in found.items()},
         }
-        maps.write("adam", run, panels, [gone(result) for result in results.values()], numbers, compile=compile)
+        maps.write("adam", run, panels, findings, numbers, compile=compile)
 
 
 def _one(name: str, run: Run, result: TrainabilityResult, title: str, paper: str, **options: bool) -> None:
     """Writes one map and whether a larger β is usable near the last α."""
     if complete([result]):
-        findings = [maps.larger_near_the_end(result, paper)]
-        maps.write(name, run, {Panel(title): result}, findings, {"borders": borders(result)}, **options)
-
-
-def gone(result: TrainabilityResult) -> Finding:
-    """Whether the largest usable β is that of α = 0, up to two steps of the grid."""
-    beta, alpha, zero = maps.largest(result, "worse")
-    step = float((result.outer_lrs[1:] / result.outer_lrs[:-1]).min())
-    found = (
-        f"the largest β that lowers the loss is {zero:.3g} at α = 0 and {beta:.3g} at best, at α = {alpha:.3g} "
-        f"({beta / zero if zero else float('inf'):.2f} times; neighbouring rates differ {step:.2f} times)"
-    )
-    return Finding(GONE, found, beta <= zero * step**2 * 1.001)
-
-
-def decay(result: TrainabilityResult) -> Finding:
-    """How β_c falls with α: its border at the smallest and the largest α, and the slope between."""
-    top, bottom = float(result.outer_lrs[-1]), float(result.outer_lrs[0])
-    critical = np.clip(result.critical_outer_lrs("worse"), bottom, top)
-    inside = (critical > bottom) & (critical < top)
-    falling = bool((np.diff(critical) <= 1e-12).mean() >= 0.8 and critical[-1] < critical[0] / 10)
-    slope = np.polyfit(np.log(result.inner_lrs[inside]), np.log(critical[inside]), 1)[0] if inside.sum() > 2 else np.nan
-    zero = result.zero_critical_outer_lr("worse")
-    found = (
-        f"the largest β that lowers the loss is {zero:.3g} at α = 0, {critical[0]:.3g} at α = {result.inner_lrs[0]:.3g}"
-        f" and {critical[-1]:.3g} at α = {result.inner_lrs[-1]:.3g}; it falls like α^{slope:.2f}"
-    )
-    return Finding(DECREASES, found, falling)
+        finding, test = larger_near_the_end(result, paper)
+        numbers = {"near_the_end": test, "borders": borders(result)}
+        maps.write(name, run, {Panel(title): result}, [finding], numbers, **options)

@@ -7,25 +7,34 @@ regularization perspective.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from lightning_gp.experiments.border_tests import FEWEST
 from lightning_gp.plots import canvas, save_figure
 from lightning_gp.runs.folders import write_json
-from lightning_gp.trainability.grid import parse_shard
+from lightning_gp.trainability.grid import check_seeds, parse_rates, parse_shard
 from lightning_gp.trainability.map import TrainabilityMap
 from lightning_gp.trainability.plot import Curve, Lines, draw_map
-from lightning_gp.trainability.result import Criterion, TrainabilityResult
+from lightning_gp.trainability.refining import Criterion
+from lightning_gp.trainability.result import TrainabilityResult
+
+FIVE = tuple(range(FEWEST))
+FEW, WIDTH = 4, 0.05
+"""Outer rates of a map that is for its borders, and their relative width."""
+VERDICTS = {True: "agrees", False: "DIFFERS", None: "UNDECIDED"}
 
 
 class Finding(NamedTuple):
-    """One row of the table: what the paper says, what was found, and whether they agree."""
+    """One row of the table: what the paper says, what was found, and whether they agree; None if it decides nothing."""
 
     paper: str
     found: str
-    agrees: bool
+    agrees: bool | None
 
 
 class Panel(NamedTuple):
@@ -35,6 +44,7 @@ class Panel(NamedTuple):
     eigenvalues: Sequence[float] = ()
     curves: Sequence[Curve] | None = None
     lines: Lines = ()
+    criterion: Criterion = "diverged"
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,9 @@ class Run:
         shard: i/n for the i-th of n shares of the cells; join them with `lightning-gp map merge`.
         device: where to compute.
         output: folder; null for runs/ and the experiment's name.
+        seeds: of the runs; one number N stands for 0 … N − 1; null for the experiment's own, five where that is fast.
+        refine: bisect borders between the rates of the grid to this relative width, such as 0.05.
+        borders: only borders: four outer rates in place of the grid's, and refine, 0.05 if not given.
     """
 
     quick: bool = False
@@ -54,18 +67,48 @@ class Run:
     shard: str = "1/1"
     device: str = "cpu"
     output: Path | None = None
+    seeds: Sequence[int] | None = None
+    refine: float | None = None
+    borders: bool = False
+
+    def grid(self, inner_lrs: tuple[str, int], outer_lrs: tuple[str, int]) -> tuple[list[float], list[float]]:
+        """α and β of two ranges, each with the count of rates that ``quick`` has; the papers' in full."""
+        alphas, betas = (
+            parse_rates(f"{text}:{count}" if self.quick else text) for text, count in (inner_lrs, outer_lrs)
+        )
+        return alphas, parse_rates(f"{outer_lrs[0]}:{FEW}") if self.borders else betas
+
+    def chosen(self, own: Sequence[int] = FIVE) -> tuple[int, ...]:
+        """The seeds, those of the experiment where none were given."""
+        return check_seeds(own if self.seeds is None else self.seeds)
+
+    @property
+    def words(self) -> list[str]:
+        """The options on which numbers depend: where and on how many processes it was computed does not change them."""
+        found = [f"--{name}" for name in ("quick", "borders") if getattr(self, name)]
+        if self.seeds is not None:
+            count = len(self.seeds)
+            counted = count > 0 and list(self.seeds) == list(range(count))
+            found += ["--seeds", *([str(count)] if counted else [f"[{', '.join(map(str, self.seeds))}]"])]
+        return found if self.refine is None else [*found, "--refine", f"{self.refine:g}"]
 
     def path(self, experiment: str, name: str = "") -> Path:
-        """Of the experiment's files, without extension; those of ``quick`` have a name of their own."""
+        """Of the experiment's files, without extension; those of ``quick`` and ``borders`` have names of their own."""
         folder = Path("runs") / experiment if self.output is None else self.output
-        return folder / f"{name or experiment}{'-quick' if self.quick else ''}"
+        return folder / f"{name or experiment}{'-quick' if self.quick else ''}{'-borders' if self.borders else ''}"
 
-    def computed(self, trainability: TrainabilityMap, experiment: str, name: str = "") -> TrainabilityResult:
-        """Runs a map, or goes on with it, in ``<path>.jsonl``; a shard's file has its numbers in the name."""
+    def computed(
+        self, trainability: TrainabilityMap, experiment: str, name: str = "", criterion: Criterion = "diverged"
+    ) -> TrainabilityResult:
+        """Runs a map, or goes on with it, in ``<path>.jsonl``; a shard's file has its numbers in the name.
+
+        Borders of ``criterion`` are refined, when all shards are there.
+        """
         index, shards = parse_shard(self.shard)
         stem = self.path(experiment, name)
         path = stem.with_name(f"{stem.name}{'' if shards == 1 else f'-{index}of{shards}'}.jsonl")
-        result = trainability.run(path, self.workers, (index, shards))
+        refine = (WIDTH if self.borders and self.refine is None else self.refine) if shards == 1 else None
+        result = trainability.run(path, self.workers, (index, shards), refine=refine, criterion=criterion)
         print(f"{stem.name}: {result.outer_steps} outer steps for {len(result.cells)} cells, in {path}", flush=True)
         return result
 
@@ -88,6 +131,7 @@ def write(
     results: Mapping[Panel, TrainabilityResult],
     findings: Sequence[Finding],
     numbers: Mapping[str, Any],
+    rows: int = 1,
     **options: bool,
 ) -> None:
     """Draws the maps side by side (PNG, PDF), prints what was found against what the paper says, and writes it as JSON.
@@ -98,57 +142,52 @@ def write(
         results: the maps, by how they are drawn.
         findings: the table.
         numbers: what else the JSON file holds.
+        rows: of panels.
         **options: of the command, beside those of ``run``.
     """
-    figure, panels = canvas(len(results))
+    figure, panels = canvas(len(results) // rows, rows)
     for axes, (panel, result) in zip(panels, results.items(), strict=True):
-        draw_map(axes, result, panel.eigenvalues, panel.curves, panel.title, panel.lines)
+        draw_map(axes, result, panel.eigenvalues, panel.curves, panel.title, panel.lines, panel.criterion)
     path = run.path(experiment)
     files = save_figure(figure, path, ("png", "pdf"))
-    # Where and on how many processes it was computed does not change the numbers.
-    chosen = [f"--{key}" for key, value in {"quick": run.quick, **options}.items() if value]
+    chosen = [*run.words, *(f"--{key}" for key, value in options.items() if value)]
     table = {"findings": [finding._asdict() for finding in findings], **numbers}
     write_json(
         path.with_suffix(".json"), {"command": " ".join(["lightning-gp reproduce", experiment, *chosen]), **table}
     )
     for row in findings:
-        print(f"paper: {row.paper}\nfound: {row.found} [{'agrees' if row.agrees else 'DIFFERS'}]", flush=True)
+        print(f"paper: {row.paper}\nfound: {row.found} [{VERDICTS[row.agrees]}]", flush=True)
     print(f"Table: {path}.json   Pictures: {', '.join(map(str, files))}", flush=True)
 
 
 def borders(result: TrainabilityResult, criterion: Criterion = "diverged") -> dict[str, Any]:
-    """The largest usable β of each α and of α = 0, for JSON (∞ as null)."""
-    critical = result.critical_outer_lrs(criterion)
+    """The largest usable β of each α and of α = 0 over seeds, for JSON (∞ as null)."""
     return {
         "criterion": criterion,
-        "alpha_zero": finite(result.zero_critical_outer_lr(criterion)),
-        "by_alpha": {f"{alpha:g}": finite(beta) for alpha, beta in zip(result.inner_lrs, critical, strict=True)},
+        "seeds": list(result.header["seeds"]),
+        "alpha_zero": spread(result.seed_borders(0.0, criterion)),
+        "by_alpha": {f"{alpha:g}": spread(result.seed_borders(alpha, criterion)) for alpha in result.inner_lrs},
         "cells_diverged": int((result.diverged > 0).sum()),
         "cells": int(result.diverged.size),
         "outer_steps": result.outer_steps,
     }
 
 
-def largest(result: TrainabilityResult, criterion: Criterion = "diverged") -> tuple[float, float, float]:
-    """The largest border over α, where it is, and the border at α = 0; ∞ counts as the upper end of the grid."""
-    top = float(result.outer_lrs[-1])
-    critical = [min(float(beta), top) for beta in result.critical_outer_lrs(criterion)]
-    best = max(range(len(critical)), key=critical.__getitem__)
-    zero = result.zero_critical_outer_lr(criterion)
-    assert zero is not None
-    return critical[best], float(result.inner_lrs[best]), min(zero, top)
+def spread(values: Iterable[float]) -> dict[str, Any]:
+    """Median, range and all values of several seeds, for JSON (∞ as null)."""
+    found = [float(value) for value in values]
+    return {
+        "median": finite(float(np.median(found))),
+        "range": [finite(min(found)), finite(max(found))],
+        "by_seed": [finite(value) for value in found],
+    }
 
 
-def larger_near_the_end(result: TrainabilityResult, paper: str) -> Finding:
-    """[T21, section IX-D]: near the largest usable α, a larger β can be used than at α = 0."""
-    beta, alpha, zero = largest(result)
-    usable = [float(a) for a, b in zip(result.inner_lrs, result.critical_outer_lrs(), strict=True) if b > 0]
-    last = max(usable, default=math.nan)
-    found = (
-        f"training diverges above β = {zero:.3g} at α = 0, and above β = {beta:.3g} at α = {alpha:.3g} "
-        f"({beta / zero if zero else math.inf:.2f} times); the largest α with any β that trains is {last:.3g}"
-    )
-    return Finding(paper, found, beta > zero)
+def shown(values: Iterable[float]) -> str:
+    """Median and range in a sentence: ``0.3 (0.2 to 0.4)``."""
+    found = [float(value) for value in values]
+    middle = f"{float(np.median(found)):.3g}"
+    return middle if len(found) == 1 else f"{middle} ({min(found):.3g} to {max(found):.3g})"
 
 
 def finite(value: float | None) -> float | None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lightning_gp.datamodules import LinearRegressionDataModule, SinusoidDataModule
 from lightning_gp.environments import Environments
-from lightning_gp.experiments.maps import RUN, Run, complete
+from lightning_gp.experiments.maps import RUN, Run, complete, spread
 from lightning_gp.functional.curvature import hessian_eigenvalues
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.gradient_penalty import GradientPenalty
@@ -28,7 +28,7 @@ from lightning_gp.runs.folders import write_json
 from lightning_gp.theory.learning_rates import Kind, critical_outer_lr
 from lightning_gp.trainability.grid import parse_rates
 from lightning_gp.trainability.map import TrainabilityMap
-from lightning_gp.trainability.plot import limits
+from lightning_gp.trainability.plot import halo, limits
 from lightning_gp.trainability.result import TrainabilityResult
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def signed(run: Run = RUN) -> None:
     Rows are linear regression (one task) and sinusoids (25 environments). To the right α draws towards large gradients
     (MAML, the negative penalty), to the left towards small ones (inner ascent, the positive penalty, IRMv1); in the
     middle, α = 0, is joint training. Curves of theory are β_c of the two largest eigenvalues of the mean query loss's
-    Hessian after joint training. Some minutes.
+    Hessian after joint training, of the first seed. White lines are the median border over seeds; a cell is white where
+    a seed diverged. Some minutes a seed.
 
     Args:
         run: see Run.
@@ -106,10 +107,12 @@ def signed(run: Run = RUN) -> None:
         alphas, betas = parse_rates(problem.alphas), parse_rates(problem.betas)
         for algorithm, half in ((key, half) for column in HALVES.values() for key, half in column.items()):
             build: Any = partial(_module, half, problem)
-            trainability = TrainabilityMap(build, problem.data, alphas, betas, problem.iterations, device=run.device)
+            trainability = TrainabilityMap(
+                build, problem.data, alphas, betas, problem.iterations, run.chosen(), device=run.device
+            )
             results[name, algorithm] = run.computed(trainability, "signed", f"signed-{name}-{algorithm}")
             if algorithm == "maml":
-                eigenvalues[name] = _eigenvalues(trainability, problem.iterations)
+                eigenvalues[name] = joint_eigenvalues(trainability, problem.iterations)
     if not complete(list(results.values())):
         return
     figure, panels = canvas(len(HALVES), 2, width=5.6, height=4.2)
@@ -120,7 +123,7 @@ def signed(run: Run = RUN) -> None:
     path = run.path("signed")
     files = save_figure(figure, path, ("png", "pdf"))
     numbers = {f"{name}, {algorithm}": _borders(result) for (name, algorithm), result in results.items()}
-    command = f"lightning-gp reproduce signed{' --quick' if run.quick else ''}"
+    command = " ".join(["lightning-gp reproduce signed", *run.words])
     write_json(path.with_suffix(".json"), {"command": command, "eigenvalues": eigenvalues, "borders": numbers})
     print(f"Table: {path}.json   Pictures: {', '.join(map(str, files))}", flush=True)
 
@@ -130,9 +133,9 @@ def _module(half: Half, problem: Problem, seed: int) -> EnvironmentModule:
     return module
 
 
-def _eigenvalues(trainability: TrainabilityMap, iterations: int) -> list[float]:
-    """The two largest of the mean query loss's Hessian where joint training ends."""
-    trainer = trainability.trainer(0)
+def joint_eigenvalues(trainability: TrainabilityMap, iterations: int) -> list[float]:
+    """The two largest of the mean query loss's Hessian where joint training with the first seed ends."""
+    trainer = trainability.trainer(trainability.seeds[0])
     trainer(0.0, 0.02, iterations)
     module: Any = trainer.objective
     batch: Environments = next(trainer.stream.first(1))[0]
@@ -142,11 +145,7 @@ def _eigenvalues(trainability: TrainabilityMap, iterations: int) -> list[float]:
 
 
 def _borders(result: TrainabilityResult) -> dict[str, Any]:
-    def shown(beta: float | None) -> float | None:
-        return beta if beta is not None and np.isfinite(beta) else None
-
-    each = zip(result.inner_lrs, result.critical_outer_lrs(), strict=True)
-    return {"0": shown(result.zero_critical_outer_lr()), **{f"{a:g}": shown(float(b)) for a, b in each}}
+    return {f"{alpha:g}": spread(result.seed_borders(alpha)) for alpha in (0.0, *result.inner_lrs)}
 
 
 def _draw(
@@ -174,6 +173,9 @@ def _draw(
     for key, (half, result) in halves.items():
         x = place(result.inner_lrs, half.side)
         axes.pcolormesh(x, betas, np.where(shown[key] > 0, shown[key], np.nan).T, **options)
+        median = [float(np.median(result.seed_borders(alpha))) for alpha in result.inner_lrs]
+        label = "β_c found, median" if half.side == -1 else None
+        axes.plot(x, np.clip(median, betas[0], betas[-1]), color="white", path_effects=[halo()], label=label)
         marks = [alpha for alpha in (1e-3, 1e-2, 1e-1) if smallest <= alpha <= result.inner_lrs[-1]]
         ticks.update({float(place(alpha, half.side)): f"{half.side * alpha:g}" for alpha in marks})
         fine = np.geomspace(smallest, result.inner_lrs[-1], 400)

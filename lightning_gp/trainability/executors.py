@@ -119,6 +119,19 @@ def own_processes(workers: int) -> ProcessPoolExecutor:
 
 
 @contextlib.contextmanager
+def processes(workers: int, executor: Executor | None) -> Iterator[Executor | None]:
+    """The user's executor, own processes for as long as they are needed, or none for a single worker."""
+    if executor is not None or workers <= 1:
+        yield executor
+        return
+    pool = own_processes(workers)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False)
+
+
+@contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """One thread per process: cells are computed side by side instead, and their numbers do not depend on how."""
     before = torch.get_num_threads()

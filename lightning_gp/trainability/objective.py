@@ -28,7 +28,8 @@ def rate_of(objective: object) -> Rate:
     if not isinstance(objective, Objective):
         raise TypeError(
             f"{type(objective).__name__} does not say what it minimises; a map trains an EnvironmentModule, such as "
-            "MAML, FOMAML, ANIL, BOIL, GradientPenalty or IRMv1, or your subclass of it."
+            "MAML, FOMAML, ANIL, BOIL, GradientPenalty or IRMv1, or your subclass of it. Any other LightningModule is "
+            "mapped over one of its hyperparameters: tuning.ModuleMap, or lightning-gp map --vary NAME --over …"
         )
     if not isinstance(objective, Varies):
         raise TypeError(

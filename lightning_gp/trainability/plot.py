@@ -13,6 +13,7 @@ import numpy as np
 
 from lightning_gp.plots import canvas
 from lightning_gp.theory.learning_rates import Kind, critical_inner_lr, critical_outer_lr
+from lightning_gp.trainability.refining import Criterion
 from lightning_gp.trainability.result import Array, TrainabilityResult
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def plot_map(
     curves: Sequence[Curve] | None = None,
     title: str = "",
     lines: Lines = (),
+    criterion: Criterion = "diverged",
 ) -> Figure:
     """The loss over (α, β) in colour, diverged cells gray, with the theory's curves; see ``draw_map``.
 
@@ -58,6 +60,7 @@ def plot_map(
             its sign, as its header has them.
         title: above the picture.
         lines: other borders, such as ones that were measured: a label and β at each α of the map.
+        criterion: whose borders are drawn: of training that ``"diverged"``, or whose loss got ``"worse"``, too.
 
     Returns:
         The figure.
@@ -68,7 +71,7 @@ def plot_map(
         TypeError: if ``result`` is no map.
     """
     figure, (axes,) = canvas()
-    draw_map(axes, result, eigenvalues, curves, title, lines)
+    draw_map(axes, result, eigenvalues, curves, title, lines, criterion)
     return figure
 
 
@@ -79,13 +82,15 @@ def draw_map(
     curves: Sequence[Curve] | None = None,
     title: str = "",
     lines: Lines = (),
+    criterion: Criterion = "diverged",
 ) -> None:
     """Draws a map into ``axes`` [T21, Fig. 6]. Arguments as for ``plot_map``.
 
     A cell is gray where a seed diverged, salmon where none did but most ended above their first loss; the colour bar
-    has arrows where losses lie beyond it. The dashed line is β_c found at α = 0, the band its range over seeds. The
-    theory's curves are those of the objective's own inner steps; for a penalty without the half, α ‖∇L‖², its α is
-    twice the coefficient.
+    has arrows where losses lie beyond it. The dashed line is β_c found at α = 0, the band its range over seeds; the
+    white line, of several seeds or refined borders, is that at each α, its range the light band. The theory's
+    curves are those of the objective's own inner steps; for a penalty without the half, α ‖∇L‖², its α is twice the
+    coefficient.
     """
     if not isinstance(result, TrainabilityResult):
         raise TypeError(
@@ -109,7 +114,8 @@ def draw_map(
     axes.set(xscale="log", yscale="log", ylabel="outer rate β", title=title)
     axes.set_xlabel(f"{label}\n{caption(result)}")
     axes.set(xlim=(horizontal[0], horizontal[-1]), ylim=(vertical[0], vertical[-1]))
-    _draw_zero(axes, result)
+    _draw_zero(axes, result, criterion)
+    _draw_border(axes, result, criterion)
     _draw_theory(axes, horizontal, vertical, eigenvalues, curves, curvature)
     for (name, line), colour in zip(lines, COLOURS[1:], strict=False):
         shown = np.where(np.isfinite(line), line, np.nan)
@@ -144,12 +150,12 @@ def _draw_cells(axes: Axes, result: TrainabilityResult, horizontal: Array, verti
     return looks
 
 
-def _draw_zero(axes: Axes, result: TrainabilityResult) -> None:
+def _draw_zero(axes: Axes, result: TrainabilityResult, criterion: Criterion) -> None:
     """The border at α = 0: its median over seeds, and the band of all of them."""
     if result.zero is None:
         return
     bottom, top = axes.get_ylim()
-    found = result.seed_borders(0.0)
+    found = result.seed_borders(0.0, criterion)
     median = float(np.median(found))
     name = "β_c found at α = 0" + (", median and range" if len(found) > 1 else "")
     if len(found) > 1 and not np.isnan(median):
@@ -159,13 +165,36 @@ def _draw_zero(axes: Axes, result: TrainabilityResult) -> None:
         axes.axhline(median, color="tab:orange", linestyle="--", linewidth=1.5, label=name)
 
 
+def _draw_border(axes: Axes, result: TrainabilityResult, criterion: Criterion) -> None:
+    """The border of each α, where it is more than the edge of the coloured cells: median and range over seeds."""
+    several = len(result.header["seeds"]) > 1
+    if not several and not result.refined:
+        return
+    found = np.array([result.seed_borders(alpha, criterion) for alpha in result.inner_lrs])
+    low, middle, high = found.min(axis=1), np.median(found, axis=1), found.max(axis=1)
+    bottom, top = axes.get_ylim()
+    name = "β_c found" + (", median and range" if several else "")
+    axes.plot(
+        result.inner_lrs, np.clip(middle, bottom, top), color="white", linewidth=1.6, label=name, path_effects=[halo()]
+    )
+    if several:
+        axes.fill_between(result.inner_lrs, *np.clip([low, high], bottom, top), color="white", alpha=0.5, linewidth=0)
+
+
+def halo() -> Any:
+    """Dark edges, so that a white line is seen on light cells and in the legend."""
+    from matplotlib.patheffects import withStroke
+
+    return withStroke(linewidth=2.8, foreground="black")
+
+
 def caption(result: TrainabilityResult) -> str:
     """How long was trained, with how many seeds, from which loss."""
     iterations, seeds = result.header["settings"]["iterations"], len(result.header["seeds"])
-    failing = "a cell fails if one seed does; " if seeds > 1 else ""
-    return (
-        f"{iterations} iterations, {seeds} seed{'s' if seeds > 1 else ''}; {failing}first loss {result.first_loss:.3g}"
-    )
+    text = f"{iterations} iterations, {seeds} seed{'s' if seeds > 1 else ''}; first loss {result.first_loss:.3g}"
+    notes = {"a cell fails if one seed does": seeds > 1, "borders bisected": result.refined}
+    second = "; ".join(note for note, holds in notes.items() if holds)
+    return f"{text}\n{second}" if second else text
 
 
 def _draw_theory(

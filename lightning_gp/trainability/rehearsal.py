@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from lightning_gp._lightning import NAMESPACE, Callback, LightningDataModule, LightningModule, Trainer, pl
@@ -45,6 +47,18 @@ def rehearse(module: LightningModule, data: Any, callbacks: Sequence[Callback], 
     """
     mistake: type[Exception] = importlib.import_module(f"{NAMESPACE}.utilities.exceptions").MisconfigurationException
     ckpt_path = options.pop("ckpt_path", None)
+    with _silent():
+        return _rehearsed(module, data, callbacks, mistake, ckpt_path, **options)
+
+
+def _rehearsed(
+    module: LightningModule,
+    data: Any,
+    callbacks: Sequence[Callback],
+    mistake: type[Exception],
+    ckpt_path: Any,
+    **options: Any,
+) -> Trainer:
     trainer = pl.Trainer(
         max_epochs=-1,
         limit_val_batches=0,
@@ -66,6 +80,18 @@ def rehearse(module: LightningModule, data: Any, callbacks: Sequence[Callback], 
     if trainer.interrupted:  # Lightning before 2.5 goes on after Ctrl+C
         raise KeyboardInterrupt
     return trainer
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """A Trainer says on which devices it is: once is news, for each of a hundred trials it is not."""
+    logger = logging.getLogger(f"{NAMESPACE}.utilities.rank_zero")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def rest_schedulers(trainer: Trainer) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_gp.trainability.engine import Outcome
+from lightning_gp.trainability.refining import Criterion, bracket
 from lightning_gp.trainability.storage import Cell, Header, cells_of, read
 
 Array = NDArray[np.float64]
-Criterion = Literal["diverged", "worse"]
 
 
 class Column(NamedTuple):
@@ -35,14 +35,15 @@ class TrainabilityResult:
 
     Args:
         header: settings, grid and versions, as ``storage`` has them.
-        cells: the finished ones.
+        cells: the finished ones; those whose β is not of the grid are steps of a bisection.
 
     Attributes:
         inner_lrs: α, (A,).
         outer_lrs: β, (B,).
         losses: (A, B), as are ``diverged`` and ``worse``; see ``Column``.
         zero: the same at α = 0, (B,), or None if it was not asked for.
-        complete: whether all cells are finished.
+        complete: whether all cells of the grid are finished.
+        refined: whether borders were bisected between rates of the grid.
         first_loss: median over the finished cells of the loss before the first step; NaN where there is none.
         outer_steps: steps that were computed in all cells together.
     """
@@ -51,7 +52,9 @@ class TrainabilityResult:
         self.header, self.cells = header, dict(cells)
         self.inner_lrs: Array = np.array(header["inner_lrs"], dtype=np.float64)
         self.outer_lrs: Array = np.array(header["outer_lrs"], dtype=np.float64)
-        self.complete = all(cell in self.cells for cell in cells_of(header))
+        grid = cells_of(header)
+        self.complete = all(cell in self.cells for cell in grid)
+        self.refined = len(self.cells.keys() - set(grid)) > 0
         firsts = [outcome.first_loss for outcome in self.cells.values() if outcome.first_loss is not None]
         self.first_loss = float(np.median(firsts)) if firsts else float("nan")
         self.outer_steps = sum(outcome.iterations for outcome in self.cells.values())
@@ -69,39 +72,52 @@ class TrainabilityResult:
         """
         return cls(*read(path))
 
+    def of_seed(self, seed: int) -> TrainabilityResult:
+        """The map of one seed alone.
+
+        Raises:
+            ValueError: if it is none of the map's.
+        """
+        if seed not in self.header["seeds"]:
+            raise ValueError(f"seed={seed} is none of the map's seeds {self.header['seeds']}.")
+        return TrainabilityResult(
+            {**self.header, "seeds": [seed]}, {cell: each for cell, each in self.cells.items() if cell.seed == seed}
+        )
+
     def critical_outer_lrs(self, criterion: Criterion = "diverged") -> Array:
-        """The largest usable β at each α, (A,): halfway, in logarithms, to the first at which a seed fails.
+        """The largest usable β at each α, (A,): the smallest of ``seed_borders``, so that all seeds train below it.
 
         Args:
             criterion: fails if it ``"diverged"``, or also if the loss became ``"worse"``.
 
         Returns:
-            0 where the smallest β fails, ∞ where none does.
+            0 where the smallest β fails, ∞ where none does. Cells that are not finished do not fail.
         """
-        return np.array([self._border(column) for column in getattr(self, criterion)])
+        return np.array([self._critical(alpha, criterion) for alpha in self.header["inner_lrs"]])
 
     def zero_critical_outer_lr(self, criterion: Criterion = "diverged") -> float | None:
         """The same at α = 0, or None if the map has no such line."""
-        return None if self.zero is None else self._border(getattr(self.zero, criterion))
+        return None if self.zero is None else self._critical(0.0, criterion)
 
     def seed_borders(self, inner_lr: float, criterion: Criterion = "diverged") -> Array:
-        """The largest usable β of each seed at one α of the map, (seeds,), as ``critical_outer_lrs`` has them of all.
+        """The largest usable β of each seed at one α of the map, (seeds,).
+
+        Halfway, in logarithms, between the first failing rate of the grid and the one below; closer where the map was
+        run with ``refine``.
 
         Args:
             inner_lr: α, 0 for the line of comparison.
             criterion: what counts as a failure.
 
         Returns:
-            NaN where a cell up to the first failure is not finished.
+            0 where the smallest β fails, ∞ where none does, NaN where a cell up to the first failure is not finished.
         """
-        found = []
-        for seed in self.header["seeds"]:
-            outcomes = [self.cells.get(Cell(seed, inner_lr, beta)) for beta in self.header["outer_lrs"]]
-            failed = [outcome is None or getattr(outcome, criterion) for outcome in outcomes]
-            first = failed.index(True) if True in failed else len(failed)
-            unknown = first < len(failed) and outcomes[first] is None
-            found.append(float("nan") if unknown else self._border(np.array(failed, dtype=np.int64)))
-        return np.array(found)
+        found = [bracket(self.cells, self.header, seed, float(inner_lr), criterion) for seed in self.header["seeds"]]
+        return np.array([each.border if each.known else np.nan for each in found])
+
+    def _critical(self, alpha: float, criterion: Criterion) -> float:
+        each = (bracket(self.cells, self.header, seed, alpha, criterion) for seed in self.header["seeds"])
+        return min(one.border for one in each)
 
     def _column(self, alpha: float) -> Column:
         count = len(self.outer_lrs)
@@ -114,11 +130,3 @@ class TrainabilityResult:
             if finite:
                 losses[row] = float(np.mean(finite))
         return Column(losses, failed[0], failed[1])
-
-    def _border(self, failed: NDArray[np.int64]) -> float:
-        rows = np.flatnonzero(failed)
-        if not len(rows):
-            return float("inf")
-        if rows[0] == 0:
-            return 0.0
-        return float(np.sqrt(self.outer_lrs[rows[0] - 1] * self.outer_lrs[rows[0]]))

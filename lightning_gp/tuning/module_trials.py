@@ -27,15 +27,16 @@ class ConstantRate(Callback):
         optimizer: the only one.
         adaptive: whether second moments make its steps.
         losses: by iteration, of the batches that had one.
-        diverged: whether a loss was not finite or left ± ``DIVERGENCE`` · |first loss|.
+        diverged: whether a loss was not finite or left ± ``divergence`` · |first loss|.
 
     Args:
         rate: of the group of the largest rate, others in proportion; None for the module's own.
         batches: how many.
+        divergence: bound of |loss|, relative to the first.
     """
 
-    def __init__(self, rate: float | None, batches: int) -> None:
-        self.rate, self.batches = rate, batches
+    def __init__(self, rate: float | None, batches: int, divergence: float = DIVERGENCE) -> None:
+        self.rate, self.batches, self.divergence = rate, batches, divergence
         self.own, self.seen, self.adaptive = math.nan, 0, False
         self.losses: dict[int, float] = {}
         self.diverged = False
@@ -46,14 +47,14 @@ class ConstantRate(Callback):
         if len(trainer.optimizers) != 1:
             raise ValueError(
                 f"{type(pl_module).__name__}.configure_optimizers gives {len(trainer.optimizers)} optimizers, so there "
-                "is no one outer rate to tune; let it return one optimizer, alone or with a scheduler."
+                "is no one outer rate; let it return one optimizer, alone or with a scheduler."
             )
         rest_schedulers(trainer)
         self.module, self.optimizer = pl_module, trainer.optimizers[0]
         bases = [float(_base_rate(group)) for group in self.optimizer.param_groups]
         self.own = max(bases)
         if not 0 < self.own < math.inf:
-            raise ValueError(f"The rate of {type(self.optimizer).__name__} is {self.own}; the tuner needs one above 0.")
+            raise ValueError(f"The rate of {type(self.optimizer).__name__} is {self.own}; there must be one above 0.")
         with suppress(ValueError):  # of an optimizer that is not known, LearningRateBounds will say so
             self.adaptive = not update_rule(self.optimizer).moves
         rate = self.own if self.rate is None else self.rate
@@ -73,7 +74,7 @@ class ConstantRate(Callback):
             value = float(loss)
             first = next(iter(self.losses.values()), value)
             self.losses[self.seen] = value
-            bound = DIVERGENCE * max(abs(first), torch.finfo(torch.float32).tiny)
+            bound = self.divergence * max(abs(first), torch.finfo(torch.float32).tiny)
             self.diverged = not (math.isfinite(value) and abs(value) <= bound)
         self.seen += 1
         trainer.should_stop = self.diverged or self.seen >= self.batches
@@ -90,7 +91,7 @@ class ConstantRate(Callback):
         if late:
             return statistics.fmean(late)
         if self.module is None:
-            raise ValueError("There is no training batch; give the tuner data that has some.")
+            raise ValueError("There is no training batch; give data that has some.")
         raise ValueError(
             f"{type(self.module).__name__} trained on {self.seen} of {self.batches} batches, and the last had no loss: "
             "let training_step return its loss, and let nothing end training early."
@@ -162,15 +163,33 @@ class ModuleTrials(Trials):
         return None
 
     def _run(self, rate: float | None, seed: int, batches: int, *others: Callback) -> ConstantRate:
-        watch = ConstantRate(rate, batches)
-        places: dict[str, Any] = {"accelerator": self.device.type}
-        if self.device.index is not None:
-            places["devices"] = [self.device.index]
-        with forked_rng(self.device, seed):
-            try:
-                rehearse(self.module, self.data, [watch, *others], **places)
-            except (ValueError, RuntimeError, ArithmeticError):
-                if not watch.broken:
-                    raise
-                watch.diverged = True  # and the module itself has noticed
-        return watch
+        return trained(self.module, self.data, self.device, seed, ConstantRate(rate, batches), *others)
+
+
+def trained(
+    module: LightningModule, data: Any, device: torch.device, seed: int, watch: ConstantRate, *others: Callback
+) -> ConstantRate:
+    """Trains a copy of a module in a Trainer, under the eyes of a callback.
+
+    Args:
+        module: stays as it is.
+        data: as ``Trainer.fit`` takes it.
+        device: where to compute.
+        seed: of whatever is random in training.
+        watch: ends the training.
+        others: callbacks that measure.
+
+    Returns:
+        ``watch``; diverged where the module itself refused what had become of its weights.
+    """
+    places: dict[str, Any] = {"accelerator": device.type}
+    if device.index is not None:
+        places["devices"] = [device.index]
+    with forked_rng(device, seed):
+        try:
+            rehearse(module, data, [watch, *others], **places)
+        except (ValueError, RuntimeError, ArithmeticError):
+            if not watch.broken:
+                raise
+            watch.diverged = True
+    return watch

@@ -440,6 +440,11 @@ def rates(inner: object = (0.1,), outer: object = (0.1,), **options: object) -> 
     return maps.TrainabilityMap(regression_maml(), data.SinusoidDataModule(), inner, outer, **options)
 
 
+def module_map(**options: object) -> object:
+    wanted = {"module": lambda seed, value: net(), "name": "width", "values": [0.1], "outer_lrs": [0.1], **options}
+    return tuning.ModuleMap(data=data.SinusoidDataModule(), **wanted)
+
+
 def cell(**options: object) -> object:
     return maps.CellTrainer(regression_maml(), maps.BatchStream([Environments((x, x))]), **options)
 
@@ -469,6 +474,12 @@ TUNING = [
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(iterations=0), ValueError, "iterations=0", "at least 4"),
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(environments=0), ValueError, "=0", "at least 1"),
     Row("LearningRateTuner", lambda: tuning.LearningRateTuner(tolerance=-1), ValueError, "tolerance=-1", "[0, 1)"),
+    Row("ModuleMap", lambda: module_map(values=[]), ValueError, "values is empty", "1e-4:9e-1"),
+    Row("ModuleMap", lambda: module_map(values=[0.0, 0.1]), ValueError, "values contains 0", "above 0"),
+    Row("ModuleMap", lambda: module_map(outer_lrs=[0.2, 0.1]), ValueError, "0.2 comes before 0.1", "sort it"),
+    Row("ModuleMap", lambda: module_map(iterations=0), ValueError, "iterations=0", "at least 1"),
+    Row("ModuleMap", lambda: module_map(divergence=1.0), ValueError, "divergence=1.0", "above 1"),
+    Row("ModuleMap", lambda: module_map(module=regression_maml()), TypeError, "a MAML", "lambda seed, value"),
 ]
 TESTING = [
     Row("check_module", lambda: testing.check_module(net, list), TypeError, "a SinusoidMLP", "lambda: MAML(network)"),

@@ -106,6 +106,10 @@ NEEDED: dict[str, Callable[[], object]] = {
 ESPECIALLY = {
     ("hessian_eigenvalues", "loss"): lambda: lambda p: p["w"].square().sum(),
     ("TrainabilityMap", "data"): SinusoidDataModule,
+    ("ModuleMap", "data"): SinusoidDataModule,
+    ("ModuleMap", "module"): lambda: lambda seed, value: squared(),
+    ("ModuleMap", "name"): lambda: "weight_decay",
+    ("ModuleMap", "values"): lambda: [0.1],
     ("diagnose", "data"): SinusoidDataModule,
     ("turning_rate", "loss"): lambda: lambda rate: (rate - 1) ** 2,
     ("BatchStream", "data"): lambda: tasks,

@@ -75,3 +75,12 @@ def test_options_behind_the_config_or_before_it_count_more_than_it(config, tmp_p
     assert main([config[0], "--iterations=2", *words, f"--map.output={path}", *config[1:]]) == 0
     header = TrainabilityResult.load(path).header
     assert (header["settings"]["iterations"], header["seeds"]) == (2, seeds)
+
+
+def test_seeds_are_of_weights_and_data_whatever_the_config_seeds(config, tmp_path):
+    path, whole = tmp_path / "map.jsonl", tmp_path / "config.yaml"
+    whole.write_text(yaml.safe_dump({**CONFIG, "seed_everything": 7}))
+    assert main([*config, "--iterations=1", "--inner_lrs=0.1", f"--map.output={path}", "--refine", "4"]) == 0
+    starts = TrainabilityResult.load(path).header["settings"]["starts"]
+    assert len({start["weights"] for start in starts.values()}) == 2
+    assert len({start["first_batch"] for start in starts.values()}) == 2

@@ -193,7 +193,7 @@ def test_a_module_that_raises_where_its_weights_are_broken_has_diverged():
         (lambda: Silent(automatic=False), batches, "let training_step return its loss"),
         (NotANumber, batches, "nan on the first batch"),
         (Manual, lambda: loaders()[0], "gives 2 optimizers"),
-        (lambda: Quadratic(rate=0.0), batches, "the tuner needs one above 0"),
+        (lambda: Quadratic(rate=0.0), batches, "there must be one above 0"),
         (Quadratic, lambda: [], "no training batch"),
         (pl.LightningModule, batches, "training_step"),
     ],
