@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import pytorch_lightning as pl
 import yaml
 from PIL import Image
@@ -58,6 +59,19 @@ def test_short_and_listed(path):
     assert f"`{path.name}`" in (EXAMPLES / "README.md").read_text()
     if path.suffix == ".py":
         assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_watch_a_run(run):
+    raw = Path("digits/MNIST/raw")
+    raw.mkdir(parents=True)
+    for part, count in (("train", 1000), ("t10k", 1)):
+        for name, shape in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
+            header = bytes([0, 0, 8, len(shape)]) + b"".join(size.to_bytes(4, "big") for size in shape)
+            content = torch.randint(10, shape, dtype=torch.uint8)
+            (raw / f"{part}-{name}-ubyte").write_bytes(header + content.numpy().tobytes())
+    (trainer,) = run("watch_a_run.py", "digits", ".")
+    assert {type(each).__name__ for each in trainer.callbacks} >= {"GradientNoise", "LearningRateBounds"}
+    assert Path("watch_a_run.png").stat().st_size > 10_000
 
 
 def test_select_penalty_weight(run, capsys):
