@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import pytorch_lightning as pl
+import torch
 import yaml
 from PIL import Image
 
