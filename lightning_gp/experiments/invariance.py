@@ -6,11 +6,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +28,7 @@ from lightning_gp.files import replacing
 from lightning_gp.plots import canvas, require_matplotlib, save_figure
 from lightning_gp.runs.folders import check_settings, write_json
 from lightning_gp.runs.summaries import as_text, over_seeds
+from lightning_gp.runs.trials import Row, changed_from, spelled_out, spread
 from lightning_gp.trainability.grid import check_seeds
 
 if TYPE_CHECKING:
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
 
 SETTINGS = Settings()
 WAYS = {"training": "training environments", "objective": "the objective", "test": "the test environment"}
-Row = Mapping[str, Any]
 
 
 def invariance(
@@ -76,7 +73,7 @@ def invariance(
         FileNotFoundError: if MNIST is missing.
     """
     if quick:
-        settings = replace(settings, **QUICK)
+        settings = replace(settings, **changed_from(SETTINGS, settings, QUICK))
     for name in algorithms:
         choice(tuple(ALGORITHMS), algorithms=name)
     check_seeds(seeds)
@@ -93,19 +90,10 @@ def invariance(
     for name, position, seed in jobs:
         check_settings(path_of(folder, name, position, seed), known_of(name, position, settings))
     ColoredMNISTDataModule(root, examples=settings.examples, val_fraction=settings.held_out).setup()
-    rows: list[Row] = []
-    start = time.perf_counter()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(trial, *job, settings, root, folder) for job in jobs]
-        for done, each in enumerate(as_completed(waiting), 1):
-            rows.append(each.result())
-            _show(rows[-1], done, len(jobs), time.perf_counter() - start)
-    order = {job: place for place, job in enumerate(jobs)}
-    rows.sort(key=lambda row: order[row["algorithm"], row["number"], row["seed"]])
-    changed = {key: value for key, value in asdict(settings).items() if value != getattr(SETTINGS, key)}
-    options = "" if quick else "".join(f" --{name} {value}" for name, value in changed.items())
+    rows = spread(trial, [(*job, settings, root, folder) for job in jobs], workers, _described)
+    usual = replace(SETTINGS, **QUICK) if quick else SETTINGS
     summary = {
-        "command": f"lightning-gp reproduce invariance --root <mnist>{' --quick' if quick else ''}{options}",
+        "command": spelled_out("lightning-gp reproduce invariance --root <mnist>", settings, usual, quick, seeds),
         "settings": asdict(settings),
         "seeds": list(seeds),
         "algorithms": {name: _summary([row for row in rows if row["algorithm"] == name]) for name in algorithms},
@@ -126,13 +114,11 @@ def _trials_of(name: str) -> int:
     return len(ALGORITHMS[name].values)
 
 
-def _show(row: Row, done: int, of: int, seconds: float) -> None:
+def _described(row: Row) -> str:
     algorithm = ALGORITHMS[row["algorithm"]]
     value = f" {algorithm.option} {algorithm.values[row['number']]:g}" if algorithm.option else ""
     shares = ", ".join(f"{key} {row[key]:.1%}" for key in ("val", "test") if row[key] is not None)
-    failed = ", failed" if row["failed"] else ""
-    left = f"{done} of {of}, {seconds / done * (of - done):.0f} s to go"
-    print(f"{algorithm.title}{value}, seed {row['seed']}: {shares}{failed} ({left})", flush=True)
+    return f"{algorithm.title}{value}, seed {row['seed']}: {shares}{', failed' if row['failed'] else ''}"
 
 
 def _summary(rows: Sequence[Row]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from lightning_gp.modules.named import NamedEnvironmentModule
 from lightning_gp.networks.colored_mnist import ColoredMNISTMLP
 from lightning_gp.runs.folders import kept
 from lightning_gp.runs.training import quiet_trainer
+from lightning_gp.runs.trials import Row, finite, smallest
 
 CHANCE = 0.55
 """A trial with at most this accuracy on the training environments has failed; the labels are balanced."""
@@ -180,7 +181,7 @@ def trial(name: str, number: int, seed: int, settings: Settings, root: str, fold
             "algorithm": name,
             "number": number,
             "seed": seed,
-            **{key: value if math.isfinite(value) else None for key, value in found.items()},
+            **finite(found),
             "failed": failed,
             "seconds": round(time.perf_counter() - start, 1),
         }
@@ -188,7 +189,7 @@ def trial(name: str, number: int, seed: int, settings: Settings, root: str, fold
     return kept(path_of(folder, name, number, seed), known_of(name, number, settings), made)
 
 
-def chosen_by(rows: list[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def chosen_by(rows: Sequence[Row]) -> dict[str, Row]:
     """The trial that each way of selection picks from those of one seed.
 
     ``training``: the best accuracy on held-out examples of the training environments. ``objective``: the smallest
@@ -203,12 +204,8 @@ def chosen_by(rows: list[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
         >>> {way: row["test"] for way, row in chosen_by(trials).items()}
         {'training': 0.1, 'objective': 0.1, 'test': 0.6}
     """
-
-    def last_if_none(value: float | None, sign: int) -> float:
-        return math.inf if value is None else sign * value
-
     return {
-        "training": min(rows, key=lambda row: last_if_none(row["val"], -1)),
-        "objective": min(rows, key=lambda row: last_if_none(row["objective"], 1)),
-        "test": min(rows, key=lambda row: last_if_none(row["test"], -1)),
+        "training": smallest(rows, "val", -1),
+        "objective": smallest(rows, "objective"),
+        "test": smallest(rows, "test", -1),
     }
