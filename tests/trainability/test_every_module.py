@@ -10,9 +10,12 @@ from lightning_gp.trainability.engine import CellTrainer
 from lightning_gp.trainability.stream import BatchStream
 from tests.module_cases import MODULES, build
 
-ITERATIONS, BETA = 6, 0.01
+ITERATIONS, BETA = 6, 0.001
 FIXED = {"anneal_steps", "multi_step_loss"}
 """Options that change the objective on the way, with which no map is drawn."""
+
+SINGLE = {"LILPretraining"}
+"""Trained on images, which are of single precision."""
 
 
 def cases():
@@ -28,7 +31,8 @@ def cases():
 def module_of(name):
     kept = {key: value for key, value in MODULES[name].options.items() if key not in FIXED}
     torch.manual_seed(0)
-    return MODULES[name].module(MODULES[name].network(), **kept).double()
+    module = MODULES[name].module(MODULES[name].network(), **kept)
+    return module if name in SINGLE else module.double()
 
 
 @pytest.mark.parametrize("name", cases())
@@ -47,5 +51,6 @@ def test_a_cell_is_gradient_descent_on_the_training_loss(name):
         for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
             parameter.data -= BETA * gradient
     assert losses[0] != losses[-1]
-    assert found.first_loss == pytest.approx(losses[0], rel=1e-9)
-    assert found.loss == pytest.approx(losses[-1], rel=1e-9)
+    tolerance = 1e-4 if name in SINGLE else 1e-9
+    assert found.first_loss == pytest.approx(losses[0], rel=tolerance)
+    assert found.loss == pytest.approx(losses[-1], rel=tolerance)
