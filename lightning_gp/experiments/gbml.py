@@ -85,8 +85,9 @@ def gbml(
         OmniglotDataModule(root, queries=settings.queries).prepare_data()  # missing files show here
     rows = spread(trial, [(*job, settings, root, folder) for job in jobs], workers, _described)
     usual = replace(SETTINGS, **QUICK) if quick else SETTINGS
+    chosen = "" if len(problems) == len(PROBLEMS) else f" --problems {' '.join(problems)}"
     summary = {
-        "command": spelled_out("lightning-gp reproduce gbml --root <omniglot>", settings, usual, quick, seeds),
+        "command": spelled_out("lightning-gp reproduce gbml --root <omniglot>", settings, usual, quick, seeds) + chosen,
         "settings": asdict(settings),
         "seeds": list(seeds),
         "problems": {
@@ -137,11 +138,14 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
 def table(summary: Mapping[str, Any]) -> str:
     """The table in markdown, a row for each algorithm and a group of columns for each problem."""
     problems: Mapping[str, Any] = summary["problems"]
-    heads, names = [], list(next(iter(problems.values())))
+    count, heads, names = len(summary["seeds"]), [], list(next(iter(problems.values())))
     for name in problems:
         unit = ", %" if PROBLEMS[name].metric == "accuracy" else ""
         heads += [f"{PROBLEMS[name].title}: {PROBLEMS[name].metric}{unit}", "± over episodes", "α", "ms", "MiB"]
-    lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    over = f"{count} seeds: mean ± standard deviation." if count > 1 else "One seed."
+    steps = summary["settings"]["iterations"], summary["settings"]["omniglot_iterations"]
+    lines = [f"{over} {steps[0]} outer steps on sinusoids, {steps[1]} on Omniglot.\n"]
+    lines += [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
     for name in names:
         cells: list[str] = []
         for problem, found in problems.items():

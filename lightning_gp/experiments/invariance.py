@@ -149,7 +149,9 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 def table(summary: Mapping[str, Any]) -> str:
     """The table in markdown: test accuracy in percent of what each way selects."""
+    over = f"mean ± standard deviation of seeds {', '.join(map(str, summary['seeds']))}"
     lines = [
+        f"Accuracy in the test environment, %, {over}.\n",
         f"| algorithm | {' | '.join(f'selected by {title}' for title in WAYS.values())} | failed |",
         f"|---|{'---|' * (len(WAYS) + 1)}",
     ]
