@@ -22,6 +22,7 @@ def peak_tensor_bytes(call: Callable[[], object]) -> int:
         call: computes; what it returns is dropped.
 
     Example:
+        >>> import torch
         >>> peak_tensor_bytes(lambda: (torch.zeros(100) + 1).sum())  # two times 100 floats
         800
     """
