@@ -27,7 +27,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "results/*/*.md"]  # tables that pages include
 
 html_theme = "furo"
 html_title = "lightning-gp"

@@ -51,6 +51,16 @@ EXPERIMENTS = {
         "IRM, ERM and the oracle with the IRM paper's settings",
         also={"data_dir": "root", "restarts": "seeds", "steps": "iterations"},
     ),
+    "invariance": Experiment(
+        "invariance.invariance",
+        "every invariance algorithm on colored MNIST: the same search, three ways to select a model",
+        also={"data_dir": "root", "steps": "iterations"},
+    ),
+    "gbml": Experiment(
+        "gbml.gbml",
+        "eight meta-learning algorithms: loss and accuracy against time and memory, on the same steps",
+        also={"data_dir": "root", "steps": "iterations"},
+    ),
     "gradient-norms": Experiment("gradient_norms.FIGURES", "the gradient norm under penalties of both signs"),
     "lil-curves": Experiment(
         "lil_curves.lil_curves", "MAML, MAML + LIL, ANIL and BOIL on Omniglot: linearity and accuracy"

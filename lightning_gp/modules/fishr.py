@@ -100,7 +100,8 @@ class Fishr(DispersionModule):
     def _try_out(self, batches: Sequence[Environments]) -> None:
         super()._try_out(batches)
         parameters = self.network_parameters()
-        x, y = (each[0] for each in self.trained_examples(batches[0]))
+        # Lightning evaluates in inference mode, whose tensors no graph takes.
+        x, y = (each[0].clone() for each in self.trained_examples(batches[0]))
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             whole = self.loss(parameters, x, y).detach()
             try:

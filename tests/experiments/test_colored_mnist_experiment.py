@@ -1,7 +1,6 @@
 """The IRM paper's experiment: its training by hand, its restarts, its table."""
 
 import json
-from concurrent.futures import Future
 from dataclasses import asdict, replace
 
 import pytest
@@ -13,6 +12,7 @@ from lightning_gp.datamodules import ExampleEnvironments
 from lightning_gp.experiments import colored_mnist as module
 from lightning_gp.experiments.colored_mnist import KINDS, Settings, accuracy, colored_mnist, restart, train
 from lightning_gp.networks.colored_mnist import ColoredMNISTMLP
+from tests.pools import InProcess
 
 
 def environments(channels=2, sizes=(30, 30), dtype=torch.float64):
@@ -62,24 +62,6 @@ def test_accuracy_is_the_mean_over_environments():
 def fake_data(root, grayscale=False, examples=None, seed=0, steps_per_epoch=1):
     pairs = environments(1 if grayscale else 2, dtype=torch.float32)
     return ExampleEnvironments(train=pairs, test=pairs, steps_per_epoch=steps_per_epoch)
-
-
-class InProcess:
-    """Stands in for the pool of processes, which would not see the fake data."""
-
-    def __init__(self, *args, **kwargs):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def submit(self, function, *args):
-        future = Future()
-        future.set_result(function(*args))
-        return future
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from lightning_gp import ERM, IBIRM, IGA, ANDMask, Environments, Fish, Fishr, GroupDRO, IRMv1
+from lightning_gp.datamodules import ExampleEnvironments
 from lightning_gp.functional.held_constant import passing, recorded
 from lightning_gp.functional.update_curvature import UpdateJacobian
 from lightning_gp.modules.checks import handled_by
+from lightning_gp.runs.training import quiet_trainer
 from lightning_gp.testing import on_processes
 
 BINARY = F.binary_cross_entropy_with_logits
@@ -226,3 +228,15 @@ def test_refusals():
         Fishr(normed, head="2", criterion=BINARY).training_loss(batch(pairs((6, 6))))
     with pytest.raises(ValueError, match="couples the environments"):
         IGA(network(), weighting="mgda")
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_environments_of_equal_size_are_evaluated_in_inference_mode(kind, stage):
+    """Their batch is stacked where the loader is made, which Lightning does in inference mode."""
+    named = dict(zip("ab", pairs((6, 6)), strict=True))
+    module = build(kind)
+    (found,) = getattr(quiet_trainer("cpu"), stage)(module, ExampleEnvironments(named, test=named), verbose=False)
+    with torch.no_grad():
+        losses = [BINARY(module.network(x), y).item() for x, y in named.values()]
+    assert found[f"{stage.removesuffix('idate')}/loss"] == pytest.approx(sum(losses) / 2, rel=1e-6)
