@@ -15,6 +15,7 @@ OVERVIEW = """\
 lightning-gp: gradient-based multi-environment learning (MAML, IRM, gradient penalties) for PyTorch Lightning
 
   lightning-gp demo                                meta-train on sinusoids for about a minute and plot the result
+  lightning-gp init     images | tables | callbacks   a starter in a folder of yours: config, module, test, README
   lightning-gp fit      --config FILE.yaml         train; the config names model, data and trainer (--resume goes on)
   lightning-gp test     --config FILE.yaml         the run's best weights on the test episodes, with intervals
   lightning-gp validate --config FILE.yaml         the same on the validation episodes

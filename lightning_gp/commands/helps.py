@@ -48,6 +48,7 @@ FUNCTIONS = {
     "theory": ("commands.theory", "theory"),
     "compare": ("commands.compare", "compare"),
     "report": ("reports.page", "report"),
+    "init": ("commands.init", "init"),
     "cross-domain": ("commands.cross_domain", "cross_domain"),
     "data check": ("commands.data", "check"),
     "data show": ("commands.data", "show"),

@@ -13,6 +13,7 @@ COMMANDS = {
     "reproduce": "commands.reproduce",
     "compare": "commands.compare",
     "report": "commands.report",
+    "init": "commands.init",
     "cross-domain": "commands.cross_domain",
     "data": "commands.data",
     "dashboard": "dashboards",

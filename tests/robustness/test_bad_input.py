@@ -132,6 +132,9 @@ CLI = {
         "data",
         "section",
     ),
+    "compare, no config": (lambda: ["compare", "--seeds", "2"], "--config", "required"),
+    "report, no folder": (lambda: ["report", "nowhere"], "nowhere", "folder"),
+    "init, kind": (lambda: ["init", "audio"], "audio", "tables"),
     "completion, shell": (lambda: ["completion", "fish"], "fish", "zsh"),
     "dashboard, nothing": (lambda: ["dashboard"], "--entity", "required"),
 }
