@@ -3,9 +3,8 @@
 A row of ``ROWS`` is a network, and how its module and its Trainer are built. In each, training is bitwise what it is
 without callbacks, and the numbers are those of a copy that is differentiated by hand, eagerly and without kernels.
 
-Rows that need another Trainer or module are elsewhere: DDP in ``test_distributed_probes.py``, FSDP2 in
-``test_sharded.py``, several optimizers and manual optimization with ``loss_fn`` in ``test_untouched_training.py``,
-kernels without a double backward in ``test_differences.py``.
+Rows that need another Trainer are elsewhere: FSDP2 in ``test_sharded.py``, numbers of one process and of two in
+``test_distributed_probes.py``, kernels without a double backward in ``test_differences.py``.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from lightning_gp.callbacks import (
     LearningRateBounds,
     UpdateStatistics,
 )
+from lightning_gp.testing import on_processes
 
 RATE = 0.05
 
@@ -140,13 +140,46 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=RATE)
 
 
+class ByHand(Module):
+    """Manual optimization, with one optimizer for the first weights and one for all others."""
+
+    first = 0
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizers = self.optimizers()
+        optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(loss_by_hand(self, batch))
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def configure_optimizers(self):
+        weights = list(self.parameters())
+        groups = [group for group in (weights[: self.first], weights[self.first :]) if group]
+        return [torch.optim.SGD(group, lr=RATE) for group in groups]
+
+
+class TwoByHand(ByHand):
+    first = 2
+
+
+def loss_by_hand(module: Module, batch: Any) -> torch.Tensor:
+    return F.cross_entropy(module.network(batch[0]), batch[1])
+
+
 class Row(NamedTuple):
-    """A network, what is done with it, and options of the Trainer."""
+    """A network, what is done with it, options of the Trainer, and how it is trained."""
 
     network: Callable[[], nn.Module]
     made: Callable[[nn.Module], nn.Module] = lambda network: network
     options: Mapping[str, Any] = MappingProxyType({})
     tolerance: float = 1e-6
+    module: type[Module] = Module
 
 
 def compiled(network: nn.Module) -> nn.Module:
@@ -176,6 +209,8 @@ ROWS = {
     "ViT": Row(vit),
     "Llama": Row(llama),
     "Llama, module.compile()": Row(llama, compiled_in_place),
+    "manual optimization": Row(mlp, module=ByHand),
+    "two optimizers": Row(mlp, module=TwoByHand),
     "attention kernel, inductor": Row(Attention, by_inductor),
 }
 SLOW = {"attention kernel, inductor", "Llama, module.compile()"}
@@ -190,7 +225,7 @@ def data(dtype: torch.dtype = torch.float64) -> DataLoader:
 def fit(row: Row, *callbacks: pl.Callback) -> Module:
     pl.seed_everything(0, verbose=False)
     double = "precision" not in row.options
-    module = Module(row.made(row.network().double() if double else row.network()))
+    module = row.module(row.made(row.network().double() if double else row.network()))
     loader = data(torch.float64 if double else torch.float32)
     pl.Trainer(
         max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -230,8 +265,11 @@ def test_training_is_bitwise_the_same_and_numbers_are_right(name):
             fit(row, HessianEigenvalues())
         return
     bare = fit(row)
-    norm, eigenvalues, edge = GradientNorm(at="probe"), HessianEigenvalues(tol=1e-8), LearningRateBounds(tol=1e-6)
-    others = [CosineSimilarity(), CriticalLearningRate(), GradientNoise(), UpdateStatistics()]
+    own = {"loss_fn": loss_by_hand} if issubclass(row.module, ByHand) else {}
+    norm, eigenvalues = GradientNorm(at="probe", **own), HessianEigenvalues(tol=1e-8, **own)
+    which = 1 if row.module is TwoByHand else None
+    edge = LearningRateBounds(tol=1e-6, optimizer=which, **own)
+    others = [CosineSimilarity(**own), CriticalLearningRate(**own), GradientNoise(**own), UpdateStatistics()]
     module = fit(row, norm, eigenvalues, edge, *others)
     for mine, trained in zip(bare.parameters(), module.parameters(), strict=True):
         assert torch.equal(mine, trained)
@@ -241,11 +279,28 @@ def test_training_is_bitwise_the_same_and_numbers_are_right(name):
     assert norm.values["gradients/norm"] == pytest.approx(float(gradient.norm()), rel=tolerance)
     for i in (1, 2):
         assert eigenvalues.values[f"curvature/eigenvalue_{i}"] == pytest.approx(float(exact[i - 1]), rel=tolerance)
-    assert edge.values["learning_rates/edge"] == pytest.approx(RATE * float(exact[0]) / 2, rel=max(1e-4, tolerance))
+    moved = sum(each.numel() for each in list(module.parameters())[: row.module.first]) if which else 0
+    sharpest = float(torch.linalg.eigvalsh(hessian[moved:, moved:])[-1])  # of what its optimizer moves
+    assert edge.values["learning_rates/edge"] == pytest.approx(RATE * sharpest / 2, rel=max(1e-4, tolerance))
     infinite = ("turning", "noise_scale")  # where nothing turns up, or the signal is lost in the noise
     for key, value in [pair for each in others for pair in each.values.items()]:
         assert math.isfinite(value) or (value == math.inf and any(word in key for word in infinite)), key
     assert others[2].values["gradients/variance"] > 0
+
+
+def test_two_processes_train_bitwise_the_same():
+    def trained(probes):
+        def one(rank):
+            callbacks = [GradientNorm(at="probe"), HessianEigenvalues(), LearningRateBounds(), GradientNoise()]
+            row = ROWS["plain"]._replace(options={"devices": 2, "strategy": "ddp"})
+            return [each.detach() for each in fit(row, *(callbacks if probes else [])).parameters()]
+
+        return on_processes(one)
+
+    bare, measured = trained(False), trained(True)
+    for mine, other, third in zip(bare[0], measured[0], measured[1], strict=True):
+        assert torch.equal(mine, other)
+        assert torch.equal(mine, third)
 
 
 def test_reentrant_checkpointing_is_named():
