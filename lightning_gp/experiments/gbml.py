@@ -13,9 +13,9 @@ import torch
 from lightning_gp.checks import choice, number, whole
 from lightning_gp.datamodules.images.omniglot import OmniglotDataModule
 from lightning_gp.experiments.gbml_trials import ALGORITHMS, PROBLEMS, QUICK, Settings, path_of, trial
-from lightning_gp.files import replacing
-from lightning_gp.plots import canvas, require_matplotlib, save_figure
-from lightning_gp.runs.folders import check_settings, write_json
+from lightning_gp.plots import canvas, require_matplotlib
+from lightning_gp.runs.folders import check_settings
+from lightning_gp.runs.records import write_record
 from lightning_gp.runs.summaries import as_text, over_seeds
 from lightning_gp.runs.trials import Row, changed_from, smallest, spelled_out, spread
 from lightning_gp.trainability.grid import check_seeds
@@ -100,12 +100,7 @@ def gbml(
         "torch": torch.__version__,
     }
     path = output / ("gbml-quick" if quick else "gbml")
-    write_json(path.with_suffix(".json"), summary)
-    text = table(summary)
-    with replacing(path.with_suffix(".md")) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    (picture,) = save_figure(_draw(summary), path)
-    print(f"\n{text}\nPicture: {picture}   Table: {path}.md   Numbers: {path}.json", flush=True)
+    write_record(path, summary, table(summary), _draw(summary))
     return summary
 
 
