@@ -93,6 +93,7 @@ class Killer(Callback):
 """
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_goes_on_where_it_was(capsys, monkeypatch):
     Path("mine.py").write_text(KILLER)
     more = ["--trainer.callbacks+=mine.Killer", "--model.optimizer.lr=1", "--output", "killed"]

@@ -14,7 +14,9 @@ from lightning_gp.cli import main
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("kind", ["images", "tables", "callbacks"])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("images", "tables")), "callbacks"]
+)
 def test_the_test_of_a_starter_passes(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["init", kind, "mine"]) == 0

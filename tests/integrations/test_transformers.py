@@ -86,7 +86,8 @@ def test_training_is_bitwise_what_it_is_without(tmp_path, kind, options):
     assert steps == list(range(3, mine.state.global_step + 1, 3))
 
 
-@pytest.mark.parametrize("kind", [pytest.param(bert, marks=pytest.mark.slow), llama])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [bert, llama])
 def test_numbers_are_those_of_the_loss(tmp_path, kind):
     norm, values, edge = GradientNorm(at="probe"), HessianEigenvalues(k=2, tol=1e-8), LearningRateBounds(tol=1e-8)
     mine = trainer(tmp_path, kind, double=True, optim="sgd", max_steps=3, lr_scheduler_type="constant")
