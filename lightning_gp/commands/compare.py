@@ -71,12 +71,15 @@ def compare(
         The comparison, which has been written to ``output``.
 
     Raises:
-        ValueError: if names are not distinct, a config does not fit its data, or ``output`` holds other settings' runs.
+        ValueError: if there is no config, names are not distinct, a config does not fit its data, or ``output`` holds
+            runs of other settings.
         FileNotFoundError: if a file is missing.
     """
     check_seeds(seeds)
     whole(1, workers=workers)
     require_matplotlib()
+    if not config:
+        raise ValueError("compare needs a config at least: --config FILE.yaml, or config=[...].")
     names = named(config, changes)
     if baseline is not None and baseline not in names:
         raise ValueError(f"baseline={baseline!r} is none of {', '.join(names)}.")

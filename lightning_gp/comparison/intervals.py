@@ -63,10 +63,15 @@ def mean(seeds: Sequence[float], episodes: Sequence[Sequence[float]] = ()) -> Es
         seeds: m_s, the mean of each seed.
         episodes: of each seed, the values of its episodes; empty if they are not known.
 
+    Raises:
+        ValueError: if there are no seeds.
+
     Example:
         >>> mean([1.0, 3.0]).value, round(mean([1.0, 3.0]).over_seeds, 3)
         (2.0, 12.706)
     """
+    if not seeds:
+        raise ValueError("seeds=[] has no number in it; give the mean of at least one seed.")
     over_seeds = _t(len(seeds) - 1) * math.sqrt(variance(seeds) / len(seeds)) if len(seeds) > 1 else None
     return Estimate(fmean(seeds), over_seeds, _over_episodes(episodes))
 

@@ -18,11 +18,13 @@ from torch.nn import functional as F
 
 import lightning_gp as gp
 import lightning_gp.callbacks as callbacks
+import lightning_gp.comparison as comparison
 import lightning_gp.datamodules as data
 import lightning_gp.diagnosis as diagnosis
 import lightning_gp.functional as fn
 import lightning_gp.modules as modules
 import lightning_gp.networks as networks
+import lightning_gp.reports as reports
 import lightning_gp.testing as testing
 import lightning_gp.theory as theory
 import lightning_gp.trainability as maps
@@ -492,7 +494,10 @@ RECORDS = {
     "Checks",
     "ClassImages",
     "LeadingCurvature",
+    "Estimate",
     "Outcome",
+    "Result",
+    "Row",
     "Recursion",
     "Suggestion",
     "TrainabilityResult",
@@ -538,8 +543,18 @@ DATA += of_every(
     (data.NamedEnvironmentsDataModule, lambda kind: with_arguments(kind, batch_size=0), ValueError, "=0", "None"),
 )
 
+COMPARISON = [
+    Row("mean", lambda: comparison.mean([]), ValueError, "seeds=[]", "at least one seed"),
+    Row("difference", lambda: comparison.difference([1.0], [1.0, 2.0]), ValueError, "2 is longer", "argument 1"),
+    Row("Comparison", lambda: comparison.Comparison({}), ValueError, "at least one name", "same seeds"),
+]
+COMPARE = [Row("compare", lambda: gp.compare([]), ValueError, "needs a config", "--config FILE.yaml")]
+REPORTS = [Row("report", lambda: reports.report("nowhere"), FileNotFoundError, "nowhere", "folder")]
+
 TABLES = {
-    "lightning_gp": [*ALGORITHMS, *DIAGNOSIS],
+    "lightning_gp": [*ALGORITHMS, *DIAGNOSIS, *COMPARE, *REPORTS],
+    "lightning_gp.comparison": COMPARISON,
+    "lightning_gp.reports": REPORTS,
     "lightning_gp.diagnosis": DIAGNOSIS,
     "lightning_gp.modules": ALGORITHMS,
     "lightning_gp.callbacks": CALLBACKS,

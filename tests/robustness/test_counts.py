@@ -65,6 +65,7 @@ def squared() -> MAML:
 
 
 NEEDED: dict[str, Callable[[], object]] = {
+    "config": lambda: ["sinusoid_maml"],
     "criterion": lambda: F.mse_loss,
     "dataset": lambda: torch.utils.data.TensorDataset(torch.rand(40, 3, 4, 4), torch.arange(40) % 10),
     "eigenvalues": lambda: ONE,
