@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
+from lightning_gp.callbacks.comparing import equal, same_bits
 from lightning_gp.callbacks.iterators import ITERATORS, lent
 from lightning_gp.callbacks.shards import local
 
 T = TypeVar("T")
-BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Place(Generic[T]):
@@ -52,7 +52,7 @@ class State(Place[Any]):
 
     def changed(self) -> bool:
         """By value."""
-        return not _equal(self.read(), self.state)
+        return not equal(self.read(), self.state)
 
     def put_back(self) -> None:
         """Sets the state."""
@@ -75,7 +75,7 @@ class Watched(Place[Any]):
 
     def changed(self) -> bool:
         """By what can be read off it."""
-        return not _equal(self.read(self.thing), self.state)
+        return not equal(self.read(self.thing), self.state)
 
 
 class Container(Place[Any]):
@@ -170,7 +170,7 @@ class Numbers(Place[Tensor]):
             return True
         if self.leaf and now.grad is not self.grad:
             return True
-        return not _same_bits(self.core if self.plain else now.data, self.saved)
+        return not same_bits(self.core if self.plain else now.data, self.saved)
 
     def put_back(self) -> None:
         """The same storage with the same numbers; autograd is not told, as nothing has changed in the end."""
@@ -182,7 +182,7 @@ class Numbers(Place[Tensor]):
                 local(now).data = self.alias
             if self.plain:
                 self.core.copy_(self.saved)
-            elif not _same_bits(now.data, self.saved):
+            elif not same_bits(now.data, self.saved):
                 now.copy_(self.saved)
         if now.is_leaf and now.requires_grad != self.requires_grad:
             now.requires_grad_(self.requires_grad)
@@ -223,31 +223,3 @@ def _without_repetition(tensor: Tensor) -> Tensor:
         if stride == 0 and size > 1:
             tensor = tensor.narrow(axis, 0, 1)
     return tensor
-
-
-def _same_bits(left: Tensor, right: Tensor) -> bool:
-    if left.shape != right.shape or left.layout != right.layout:
-        return False
-    if left.layout == torch.sparse_coo:
-        pairs = ((left._indices(), right._indices()), (left._values(), right._values()))
-        return all(_same_bits(*pair) for pair in pairs)
-    if left.layout != torch.strided:
-        return _same_bits(left.to_dense(), right.to_dense())
-    if left.is_complex():
-        left, right = torch.view_as_real(left.resolve_conj()), torch.view_as_real(right.resolve_conj())
-    bits = BITS.get(left.element_size())
-    return torch.equal(left.view(bits), right.view(bits)) if bits else torch.equal(left, right)
-
-
-def _equal(left: object, right: object) -> bool:
-    if isinstance(left, (tuple, list)) and isinstance(right, (tuple, list)):
-        return len(left) == len(right) and all(map(_equal, left, right))
-    if isinstance(left, dict) and isinstance(right, dict):
-        return left.keys() == right.keys() and all(_equal(left[key], right[key]) for key in left)
-    if isinstance(left, Tensor) and isinstance(right, Tensor):
-        return left is right or (left.shape == right.shape and torch.equal(left, right))
-    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
-        return left is right or np.array_equal(left, right)
-    if isinstance(left, (int, float, str, bytes, range, type(None))):
-        return type(left) is type(right) and left == right
-    return left is right

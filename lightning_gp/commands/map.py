@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_gp.commands.map_edges import edge_lines, kept_lines
 from lightning_gp.commands.training import lightning_cli
 from lightning_gp.plots import save_figure
 from lightning_gp.runs.command import command, options_of, spelled
-from lightning_gp.runs.folders import read_json, write_json
 from lightning_gp.trainability.engine import OptimizerName
 from lightning_gp.trainability.grid import parse_rates, parse_shard, seed_list
 from lightning_gp.trainability.map import TrainabilityMap
-from lightning_gp.trainability.plot import Curve, Lines, plot_map
+from lightning_gp.trainability.plot import Curve, plot_map
 from lightning_gp.trainability.refining import Criterion
 from lightning_gp.trainability.result import TrainabilityResult
 from lightning_gp.trainability.storage import merge
@@ -165,7 +164,7 @@ def train_map(
     if not result.complete:
         print("Cells of other shards are missing; join all files with `lightning-gp map merge`.", flush=True)
         return result
-    lines = _edges(trainability, output) if isinstance(trainability, ModuleMap) else ()
+    lines = edge_lines(trainability, output) if isinstance(trainability, ModuleMap) else ()
     _print_pictures(plot_map(result, lines=lines, criterion=criterion), output)
     return result
 
@@ -184,28 +183,6 @@ def _grid(
     return parse_rates(over), parse_rates(outer_lrs)
 
 
-def _edges(trainability: ModuleMap, output: Path) -> Lines:
-    """The edge at every value, kept beside the map for ``map plot``; nothing where it cannot be had, which is said."""
-    try:
-        label, edge = trainability.edges()
-    except (ValueError, RuntimeError) as error:
-        print(f"The edge of stability is not drawn: {error}", flush=True)
-        return ()
-    write_json(_beside(output), {"lines": {label: [value if math.isfinite(value) else None for value in edge]}})
-    return ((label, edge),)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f"{path.stem}-edge.json")
-
-
-def _kept_lines(path: Path) -> Lines:
-    if not _beside(path).is_file():
-        return ()
-    found = read_json(_beside(path))["lines"]
-    return tuple((name, [math.inf if value is None else value for value in line]) for name, line in found.items())
-
-
 def _run(words: Sequence[str]) -> None:
     kinds = {f"map.{name}": kind for name, kind in options_of(train_map, ["words"]).items()}
     known, rest = spelled(words, kinds)  # `--shard 1/2` is short for `--map.shard=1/2`, and so on
@@ -215,7 +192,7 @@ def _run(words: Sequence[str]) -> None:
     if result.complete and _names_logger(cli.config):
         from lightning_gp.loggers import log_figures
 
-        figure = plot_map(result, lines=_kept_lines(options["output"]))
+        figure = plot_map(result, lines=kept_lines(options["output"]))
         log_figures(cli.trainer.loggers, {"trainability/map": figure}, step=options["iterations"])
 
 
@@ -259,7 +236,7 @@ def plot_file(
         FileNotFoundError: if there is no such file.
         ValueError: if it is no map.
     """
-    lines = _kept_lines(file)
+    lines = kept_lines(file)
     _print_pictures(plot_map(TrainabilityResult.load(file), eigenvalues, curves, title, lines), output or file)
 
 

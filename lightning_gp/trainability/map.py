@@ -7,7 +7,6 @@ regularization perspective: Fig. 6.
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -23,6 +22,7 @@ from lightning_gp.trainability.engine import CellTrainer, Outcome, OuterOptimize
 from lightning_gp.trainability.executors import computed, one_thread, processes
 from lightning_gp.trainability.grid import check_rates, check_seeds
 from lightning_gp.trainability.objective import Trainable, rate_of
+from lightning_gp.trainability.progress import in_turn, recorded
 from lightning_gp.trainability.refining import Criterion, between, check_refine
 from lightning_gp.trainability.result import TrainabilityResult
 from lightning_gp.trainability.storage import FORMAT, SHARD, Cell, Header, Journal, cells_of
@@ -149,10 +149,10 @@ class TrainabilityMap:
             try:
                 with processes(min(workers, several), executor) as pool:
                     outcomes = self._computed(missing, pool)
-                    found = {**found, **_recorded(outcomes, journal, len(cells), len(cells) - len(missing), progress)}
+                    found = {**found, **recorded(outcomes, journal, len(cells), len(cells) - len(missing), progress)}
                     while refine is not None and (more := between(header, found, refine, criterion)):
                         outcomes = self._computed(more, pool)
-                        found |= _recorded(outcomes, journal, len(more), 0, progress, "Borders")
+                        found |= recorded(outcomes, journal, len(more), 0, progress, "Borders")
                 if journal is not None:
                     journal.finish()
             finally:
@@ -223,36 +223,3 @@ class TrainabilityMap:
     def __getstate__(self) -> dict[str, Any]:
         """Without the caches: each process draws its own batches."""
         return {**self.__dict__, "_trainer": None, "_data": None}
-
-
-def in_turn(cells: Sequence[Cell]) -> list[Cell]:
-    """Seed after seed; within a seed in a fixed random order, so that the time left is estimated from all kinds."""
-    order: list[Cell] = []
-    for seed in dict.fromkeys(cell.seed for cell in cells):
-        own = [cell for cell in cells if cell.seed == seed]
-        random.Random(0).shuffle(own)
-        order += own
-    return order
-
-
-def _recorded(
-    outcomes: Iterator[tuple[Cell, Outcome]],
-    journal: Journal | None,
-    total: int,
-    done: int,
-    progress: bool,
-    title: str = "Trainability map",
-) -> dict[Cell, Outcome]:
-    from tqdm.auto import tqdm  # type: ignore[import-untyped]
-
-    found: dict[Cell, Outcome] = {}
-    with tqdm(total=total, initial=done, unit="cell", desc=title, disable=not progress) as bar:
-        diverged = 0
-        for cell, outcome in outcomes:
-            found[cell] = outcome
-            if journal is not None:
-                journal.add(cell, outcome)
-            diverged += outcome.diverged
-            bar.set_postfix(diverged=diverged, refresh=False)
-            bar.update()
-    return found
