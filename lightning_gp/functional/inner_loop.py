@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lightning_gp.contracts import InnerLoop
 from lightning_gp.functional.adaptation import Trajectory, adapt
 from lightning_gp.functional.meta_gradient import meta_gradient
+from lightning_gp.loops import InnerLoop
 from lightning_gp.types import Examples, MetaGradient, Parameters
 
 

@@ -179,10 +179,6 @@ class EnvironmentModule(EnvironmentObjective):
         """
         return None
 
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """Everything that the outer optimizer changes: the network and, where learned, the inner rates."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
     def pieces(self, batches: Sequence[Environments]) -> list[Environments]:
         """The batch cut into chunks of environments that are computed at once."""
         if self._chunk_size is None and self.aggregates:
@@ -217,16 +213,6 @@ class EnvironmentModule(EnvironmentObjective):
         return loss
 
     # -- checks -------------------------------------------------------------------------------------------------
-
-    @property
-    def second_order(self) -> bool:
-        """Whether training differentiates a gradient."""
-        return False
-
-    @property
-    def shares_examples(self) -> bool:
-        """Whether other processes hold more examples of the same environments."""
-        return False
 
     @always
     def setup(self, stage: str) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from lightning_gp import checks
-from lightning_gp.contracts import InnerLoop
 from lightning_gp.environments import Environments
 from lightning_gp.functional.held_constant import prescribed, recording_constants
 from lightning_gp.functional.implicit import implicit_gradient
 from lightning_gp.functional.inner_loop import run
+from lightning_gp.loops import InnerLoop
 from lightning_gp.modules.inner_rates import InnerLR
 from lightning_gp.modules.maml import MAML
 from lightning_gp.modules.reptile import refuse

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lightning_gp.contracts import InnerLoop
 from lightning_gp.environments import Environments
 from lightning_gp.functional.adaptation import over_environments
 from lightning_gp.functional.chains import Chain, chain_of
 from lightning_gp.functional.inner_loop import run
 from lightning_gp.functional.low_rank import adapted_losses
+from lightning_gp.loops import InnerLoop
 from lightning_gp.modules.objective import EnvironmentObjective
 from lightning_gp.modules.outputs import ELEMENTWISE, check_shapes
 from lightning_gp.types import Criterion, Parameters, Rates

@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from lightning_gp import checks
-from lightning_gp.contracts import CurvatureKind, InnerLoop, Key, Rate
+from lightning_gp.contracts import CurvatureKind, Key, Rate
 from lightning_gp.environments import Environments
 from lightning_gp.functional.adaptation import Trajectory, over_environments
 from lightning_gp.functional.inner_loop import run
 from lightning_gp.functional.inner_optimizers.step import check_inner_optimizer
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.meta_gradient import meta_gradient
+from lightning_gp.loops import InnerLoop
 from lightning_gp.modules.inner_rates import Granularity, InnerLR, InnerRates
 from lightning_gp.modules.low_rank import low_rank_losses
-from lightning_gp.modules.step_losses import earlier_losses, earlier_weight
+from lightning_gp.modules.step_losses import earlier_losses, earlier_weight, step_values
 from lightning_gp.modules.written_out import WrittenOut
 from lightning_gp.networks.parts import select_parameters
 from lightning_gp.types import Direction, Examples, InnerOptimizer, Loss, ModuleOptions, ParameterChoice, Parameters
@@ -234,14 +235,7 @@ class MAML(WrittenOut):
         trajectory = self.adaptation(
             self.loss, parameters, environments, steps=self.eval_inner_steps, create_graph=False
         )
-        query = environments.split("query")
-        values: dict[str, Tensor] = {}
-        measured: dict[str, Tensor] = {}
-        with torch.no_grad():
-            for step, theta in enumerate(trajectory.parameters):
-                measured = over_environments(self.measure, theta, trajectory.shared, *query)
-                values.update({f"{name}_step_{step}": value for name, value in measured.items()})
-        return {**values, **measured}
+        return step_values(self.measure, trajectory, environments.split("query"))
 
     def predictions(self, support: Examples, x: Tensor) -> Tensor:
         """The outputs on x after ``eval_inner_steps`` inner steps on ``support``; see ``EnvironmentModule``."""

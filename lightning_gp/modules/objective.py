@@ -28,6 +28,24 @@ class EnvironmentObjective(Resumable):
     """Whether the objective is no mean over environments, so that it cannot be put together from parts of a batch."""
     _chunk_size: int | None
 
+    @property
+    def second_order(self) -> bool:
+        """Whether training differentiates a gradient."""
+        return False
+
+    @property
+    def shares_examples(self) -> bool:
+        """Whether other processes hold more examples of the same environments."""
+        return False
+
+    def network_parameters(self) -> Parameters:
+        """θ: the network's parameters by name."""
+        return dict(self.network.named_parameters())
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Everything that the outer optimizer changes: the network and, where learned, the inner rates."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
     def predict(self, parameters: Parameters, x: Tensor) -> Tensor:
         """The network with ``parameters`` on the inputs of one environment, (K, *feature) -> (K, ...)."""
         return tensor_of(torch.func.functional_call(self.network, parameters, (x,)), self.network)
@@ -137,7 +155,3 @@ class EnvironmentObjective(Resumable):
         weights = weights_of(self.weighting, losses, gradients)
         update = {name: torch.tensordot(weights.to(value), value, 1) for name, value in gradients.items()}
         return Aggregate(weights, update)
-
-    def network_parameters(self) -> Parameters:
-        """θ: the network's parameters by name."""
-        return dict(self.network.named_parameters())

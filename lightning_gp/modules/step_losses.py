@@ -1,9 +1,11 @@
-"""The query losses after the inner steps before the last, and how much they count in training.
+"""The query losses after each inner step: what is reported of them, and how much the earlier ones count in training.
 
 [A18] A. Antoniou, H. Edwards, A. Storkey, "How to train your MAML", ICLR 2019, section 4 (multi-step loss).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -42,3 +44,22 @@ def earlier_losses(loss: Loss, trajectory: Trajectory, query: Examples) -> Tenso
         over_environments(loss, theta, trajectory.shared, *query) for theta in trajectory.parameters[1:-1]
     ]
     return torch.stack(each).mean(0)
+
+
+@torch.no_grad()
+def step_values(
+    measure: Callable[..., dict[str, Tensor]], trajectory: Trajectory, query: Examples
+) -> dict[str, Tensor]:
+    """What is measured at θ_0 … θ_S of each environment, ``<name>_step_<k>``, and at θ_S as ``<name>`` too, (E,) each.
+
+    Args:
+        measure: of one environment, numbers by name.
+        trajectory: of the inner steps.
+        query: x (E, Q, *feature), y (E, Q, *target).
+    """
+    values: dict[str, Tensor] = {}
+    measured: dict[str, Tensor] = {}
+    for step, theta in enumerate(trajectory.parameters):
+        measured = over_environments(measure, theta, trajectory.shared, *query)
+        values.update({f"{name}_step_{step}": value for name, value in measured.items()})
+    return {**values, **measured}

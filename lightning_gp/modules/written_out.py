@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_gp.contracts import InnerLoop
 from lightning_gp.environments import Environments
 from lightning_gp.functional.inner_loop import check_plain, differentiate
 from lightning_gp.functional.precomputed import Evaluated, Evaluation
+from lightning_gp.loops import InnerLoop
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.modules.inner_rates import InnerRates
 from lightning_gp.types import MetaGradient, Parameters, Rates

@@ -8,9 +8,10 @@ from contextlib import suppress
 import torch
 from torch import Tensor, nn
 
-from lightning_gp.contracts import Adapts, InnerLoop
+from lightning_gp.contracts import Adapts
 from lightning_gp.environments import Environments, count_of
 from lightning_gp.functional.held_constant import recorded
+from lightning_gp.loops import InnerLoop
 from lightning_gp.modules.base import EnvironmentModule
 from lightning_gp.testing.promises import InapplicableError
 from lightning_gp.types import Rates
