@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.environments import Environments
 from lightning_gp.functional.curvature import hessian_eigenvalues
 from lightning_gp.functional.curvature_by_environment import environment_curvatures
+from lightning_gp.functional.differences import Measured
 from lightning_gp.functional.hessian_product import hessian_vector_product
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.lanczos import Eigenpairs, leading_eigenpairs
@@ -111,25 +113,34 @@ def environment_statistics(measurement: Measurement, split: Split, tol: float) -
     }
 
 
-def curvature_of_block(
+def block_curvatures(
     loss: Callable[[Parameters], Tensor],
     parameters: Parameters,
-    names: Collection[str],
+    blocks: Mapping[str, Collection[str]],
     tol: float,
     reduce: Callable[[Tensor], Tensor],
-) -> float:
-    """The largest eigenvalue of the diagonal block of a Hessian.
+) -> dict[str, float]:
+    """The largest eigenvalue of diagonal blocks of a Hessian, by key.
 
     Args:
         loss: of all parameters.
         parameters: θ, (*shape).
-        names: of the parameters of the block.
+        blocks: names of the parameters of each.
         tol: relative error allowed.
         reduce: sums over processes.
     """
-    others = {name: value for name, value in parameters.items() if name not in names}
-    block = {name: parameters[name] for name in names}
-    return float(hessian_eigenvalues(lambda theta: loss({**others, **theta}), block, 1, tol, reduce=reduce).values[0])
+    found: dict[str, float] = {}
+    for name, members in blocks.items():
+        block = {each: parameters[each] for each in members}
+        others = {each: value for each, value in parameters.items() if each not in block}
+        of_block = partial(_with_others, loss, others)
+        pairs = hessian_eigenvalues(of_block, block, 1, tol, reduce=reduce)
+        found[f"curvature/eigenvalue_1/{name}"] = float(pairs.values[0])
+    return found
+
+
+def _with_others(loss: Callable[[Parameters], Tensor], others: Parameters, block: Parameters) -> Tensor:
+    return loss({**others, **block})
 
 
 def leading_pairs(
@@ -169,3 +180,17 @@ def leading_pairs(
         max_products=max_products,
         random_share=1.0 if start is None else None,
     )
+
+
+def values_of(prefix: str, found: Eigenpairs | Measured) -> dict[str, float]:
+    """Eigenvalues, their residuals, and what the search has cost, by key.
+
+    Args:
+        prefix: of the keys.
+        found: by a search.
+    """
+    values: dict[str, float] = {}
+    for i, (value, residual) in enumerate(zip(found.values, found.residuals, strict=True), start=1):
+        values[f"{prefix}/eigenvalue_{i}"] = float(value)
+        values[f"{prefix}/residual_{i}"] = float(residual)
+    return {**values, f"{prefix}/converged": float(found.converged), f"{prefix}/products": float(found.products)}

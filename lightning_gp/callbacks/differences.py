@@ -132,17 +132,3 @@ def measured_by_differences(
         )
     finally:
         displaced.end()
-
-
-def values_of(found: Measured) -> dict[str, float]:
-    """By key."""
-    values: dict[str, float] = {}
-    for i, (value, residual) in enumerate(zip(found.values, found.residuals, strict=True), start=1):
-        values[f"differences/eigenvalue_{i}"] = float(value)
-        values[f"differences/residual_{i}"] = float(residual)
-    return {
-        **values,
-        "differences/converged": float(found.converged),
-        "differences/products": float(found.products),
-        "differences/step": found.step,
-    }

@@ -9,29 +9,35 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lightning_gp import checks
 from lightning_gp._lightning import LightningModule, Trainer
 from lightning_gp.callbacks.curvatures import (
+    block_curvatures,
     check_coupled,
     couples,
-    curvature_of_block,
     environment_statistics,
     leading_pairs,
     optimizer_of,
+    values_of,
 )
-from lightning_gp.callbacks.differences import measured_by_differences, values_of
-from lightning_gp.callbacks.eigenvalue_checks import check_evaluation, check_k, refuse_exact_only
+from lightning_gp.callbacks.differences import measured_by_differences
+from lightning_gp.callbacks.eigenvalue_checks import (
+    check_arguments,
+    check_combination,
+    check_environments,
+    check_evaluation,
+    check_k,
+    check_product,
+)
 from lightning_gp.callbacks.episodes import EpisodeProbe
 from lightning_gp.callbacks.groups import Grouping, check_groups, grouped
-from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
+from lightning_gp.callbacks.losses import AnyLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
-from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
-from lightning_gp.callbacks.spectrum import density_of, trace_of
+from lightning_gp.callbacks.probe_batch import saved_vector
+from lightning_gp.callbacks.spectrum import add_spectrum
 from lightning_gp.contracts import Key
 from lightning_gp.functional.hessian_product import hessian_vector_product
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.starts import warm_start
-from lightning_gp.functional.update_curvature import UpdateJacobian
 from lightning_gp.plots import require_matplotlib
 from lightning_gp.theory.optimizers import check_known
 from lightning_gp.types import Split
@@ -101,11 +107,7 @@ class HessianEigenvalues(EpisodeProbe):
     keys = (
         Key("curvature/eigenvalue_<i>", "(−∞, ∞)", "λ_i, i = 1 … k, largest first"),
         Key("curvature/residual_<i>", "[0, ∞)", "‖H v_i − λ_i v_i‖: some eigenvalue is within this distance of λ_i"),
-        Key(
-            "curvature/converged",
-            "{0, 1}",
-            "1 where every value is as good as ``tol`` asks, else 0",
-        ),
+        Key("curvature/converged", "{0, 1}", "1 where every value is as good as ``tol`` asks, else 0"),
         Key("curvature/products", "[1, ``max_products``]", "Hessian-vector products of this search"),
         Key("curvature/eigenvalue_1/<group>", "(−∞, ∞)", "of the block of a group of parameters, with ``groups``"),
         Key("curvature/environment_max", "(−∞, ∞)", "max_τ λ_max(∇²L_τ), with ``per_environment=True``"),
@@ -140,43 +142,16 @@ class HessianEigenvalues(EpisodeProbe):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        checks.whole(1, k=k)
-        checks.optional_whole(1, max_products=max_products)
-        checks.choice(("loss", "training"), objective=objective)
-        checks.choice(("query", "support"), split=split)
-        checks.choice(("exact", "differences"), products=products)
+        check_arguments(k, objective, tol, split, products, max_products)
         check_groups(groups)
-        if products == "differences":
-            refuse_exact_only(
-                objective=objective != "loss",
-                preconditioned=preconditioned,
-                per_environment=per_environment,
-                groups=groups is not None,
-                trace=trace,
-                density=density,
-            )
-        if not 0 < tol < 1:
-            raise ValueError(f"tol={tol!r} is a relative error; take 0 < tol < 1, e.g. 1e-3.")
-        if max_products is not None and max_products < k:
-            raise ValueError(f"max_products={max_products!r} must be at least k={k}, or None.")
-        if objective == "training" and split != "query" and not per_environment:
-            raise ValueError("objective='training' has both sets in it; leave split='query', or take objective='loss'.")
-        if preconditioned and self.episodes is not None:
-            raise ValueError(
-                "preconditioned=True needs the optimizer, which trainer.validate and trainer.test do not have. Give "
-                "episodes=... to a HessianEigenvalues without it, with a prefix of its own."
-            )
+        extras = {"per_environment": per_environment, "groups": groups is not None, "trace": trace, "density": density}
+        check_combination(objective, split, products, preconditioned, self.episodes, extras)
         if density:
             require_matplotlib()
-        self.products = products
-        self.k, self.objective, self.tol, self.max_products = k, objective, tol, max_products
-        self.trace, self.density, self.warm_start = trace, density, warm_start
-        self.preconditioned, self.per_environment, self.split, self.groups = (
-            preconditioned,
-            per_environment,
-            split,
-            groups,
-        )
+        self.k, self.objective, self.split, self.products = k, objective, split, products
+        self.tol, self.max_products, self.warm_start = tol, max_products, warm_start
+        self.preconditioned, self.per_environment, self.groups = preconditioned, per_environment, groups
+        self.trace, self.density = trace, density
 
     def works_on_shards(self, pl_module: LightningModule) -> bool:
         """By differences of gradients."""
@@ -195,11 +170,8 @@ class HessianEigenvalues(EpisodeProbe):
             check_evaluation(self.evaluation_loss, self.objective, self.k)
         if stage != "fit" or self.loss is None:
             return
-        if self.per_environment and not isinstance(self.loss, EnvironmentLoss):
-            raise ValueError(
-                f"per_environment=True: {type(pl_module).__name__} has no environment_losses, or loss_fn hides them. "
-                "Leave it out, or let the module define environment_losses(parameters, environments, split)."
-            )
+        if self.per_environment:
+            check_environments(self.loss)
         if not any(isinstance(each, torch.nn.UninitializedParameter) for each in self.loss.parameters().values()):
             check_k(self.loss, self.k)
 
@@ -214,16 +186,7 @@ class HessianEigenvalues(EpisodeProbe):
             super().check(loss, piece)
             return
         function = loss.objectives if self.objective == "training" else partial(loss.losses, split=self.split)
-        with plain_kernels(second_order=True):
-            product = UpdateJacobian(lambda theta: function(theta, piece).mean(), loss.parameters())
-        if not product.symmetric:
-            raise ValueError(
-                f"objective='training': {type(loss.module).__name__} holds constant a part of what it differentiates "
-                "(it is a first-order algorithm), so its update is no gradient and has no Hessian. LearningRateBounds "
-                "measures the Jacobian of the update; here use objective='loss'."
-            )
-        with plain_kernels(second_order=True):  # checkpointed layers are computed again
-            product(product.update)
+        check_product(loss, lambda theta: function(theta, piece).mean())
         if self.objective == "training":
             check_coupled(loss, self.batch)
         if self.preconditioned:
@@ -247,28 +210,17 @@ class HessianEigenvalues(EpisodeProbe):
                 max_products=self.max_products,
                 start=start,
             )
-        self.eigenvalues = pairs.values
-        if self.warm_start and bool(pairs.vectors.isfinite().all()):
-            self._start = warm_start(pairs.vectors)
-        report = Report()
-        for i, (value, residual) in enumerate(zip(pairs.values, pairs.residuals, strict=True), start=1):
-            report.values[f"curvature/eigenvalue_{i}"] = float(value)
-            report.values[f"curvature/residual_{i}"] = float(residual)
-        report.values["curvature/converged"] = float(pairs.converged)
-        report.values["curvature/products"] = pairs.products
+        self._found(pairs.values, pairs.vectors)
+        report = Report(values_of("curvature", pairs))
         with plain_kernels(second_order=True):
-            for group, names in grouped(parameters, self.groups).items():
-                block = curvature_of_block(loss, parameters, names, self.tol, measurement.ranks.sum)
-                report.values[f"curvature/eigenvalue_1/{group}"] = block
+            blocks = grouped(parameters, self.groups)
+            report.values.update(block_curvatures(loss, parameters, blocks, self.tol, measurement.ranks.sum))
             if self.per_environment:
                 report.values.update(environment_statistics(measurement, self.split, self.tol))
         if self.trace or self.density:
             with plain_kernels(second_order=True):
                 product = hessian_vector_product(loss, parameters, reduce=measurement.ranks.sum)
-                if self.trace:
-                    report.values.update(trace_of(product))
-                if self.density:
-                    report.pictures["curvature/spectral_density"] = density_of(product)
+                add_spectrum(report, product, self.trace, self.density)
         return report
 
     def measure_episode(self, measurement: Measurement) -> Mapping[str, float]:
@@ -278,17 +230,18 @@ class HessianEigenvalues(EpisodeProbe):
 
     def _by_differences(self, measurement: Measurement) -> Report:
         found = measured_by_differences(measurement, self.k, self.tol, self.split, self._start, self.max_products)
-        self.eigenvalues = found.values
-        if self.warm_start and bool(found.vectors.isfinite().all()):
-            self._start = warm_start(found.vectors)
-        return Report(values_of(found))
+        self._found(found.values, found.vectors)
+        return Report({**values_of("differences", found), "differences/step": found.step})
+
+    def _found(self, values: Tensor, vectors: Tensor) -> None:
+        self.eigenvalues = values
+        if self.warm_start and bool(vectors.isfinite().all()):
+            self._start = warm_start(vectors)
 
     def state_dict(self) -> dict[str, Any]:
         """The probe batch and the start of the next search."""
         # of shards, one process's part would be saved for all
-        exact = self.products == "exact"
-        small = exact and self._start is not None and self._start.nbytes <= MAX_SAVED_BYTES
-        return {**super().state_dict(), "start": self._start if small else None}
+        return {**super().state_dict(), "start": saved_vector(self._start) if self.products == "exact" else None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores both."""

@@ -20,7 +20,7 @@ from lightning_gp.callbacks.base import Probe
 from lightning_gp.callbacks.curvatures import check_coupled, couples, curvatures_by_environment, optimizer_of
 from lightning_gp.callbacks.losses import AnyLoss, EnvironmentLoss, Piece
 from lightning_gp.callbacks.measurement import Measurement, Report
-from lightning_gp.callbacks.probe_batch import MAX_SAVED_BYTES
+from lightning_gp.callbacks.probe_batch import saved_vector
 from lightning_gp.contracts import Key
 from lightning_gp.functional.kernels import plain_kernels
 from lightning_gp.functional.update_curvature import UpdateJacobian, leading_curvature
@@ -193,8 +193,7 @@ class LearningRateBounds(Probe):
 
     def state_dict(self) -> dict[str, Any]:
         """The probe batch and the start of the next search."""
-        small = self._start is not None and self._start.nbytes <= MAX_SAVED_BYTES
-        return {**super().state_dict(), "start": self._start if small else None}
+        return {**super().state_dict(), "start": saved_vector(self._start)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores both."""

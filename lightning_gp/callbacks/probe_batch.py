@@ -147,6 +147,11 @@ class ProbeBatch:
         return parts
 
 
+def saved_vector(vector: Tensor | None) -> Tensor | None:
+    """A vector for a warm start as checkpoints hold it: None where there is none, or it is too large."""
+    return vector if vector is not None and vector.nbytes <= MAX_SAVED_BYTES else None
+
+
 def _to_cpu(leaf: object) -> object:
     return leaf.cpu() if isinstance(leaf, Tensor) else leaf
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
+from lightning_gp.callbacks.measurement import Report
 from lightning_gp.functional.hessian_product import HessianVectorProduct
 from lightning_gp.functional.spectrum import SpectralDensity, spectral_density, trace
 from lightning_gp.plots import spectral_density as draw_density
@@ -16,15 +16,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def trace_of(product: HessianVectorProduct) -> dict[str, float]:
-    """The estimated trace and its standard error, by key."""
-    estimate = trace(product)
-    return {"curvature/trace": estimate.value, "curvature/trace_standard_error": estimate.standard_error}
+def add_spectrum(report: Report, product: HessianVectorProduct, with_trace: bool, with_density: bool) -> None:
+    """Adds the trace with its standard error, and the picture of the spectral density, which are estimated now.
 
-
-def density_of(product: HessianVectorProduct) -> Callable[[], Figure]:
-    """Draws the spectral density, which is estimated now."""
-    return partial(_picture, spectral_density(product))
+    Args:
+        report: what is found so far.
+        product: with the Hessian.
+        with_trace: whether to estimate the trace.
+        with_density: whether to estimate the density.
+    """
+    if with_trace:
+        estimate = trace(product)
+        report.values["curvature/trace"] = estimate.value
+        report.values["curvature/trace_standard_error"] = estimate.standard_error
+    if with_density:
+        report.pictures["curvature/spectral_density"] = partial(_picture, spectral_density(product))
 
 
 def _picture(density: SpectralDensity) -> Figure:
