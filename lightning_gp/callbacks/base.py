@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
-from typing import Any, ClassVar
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 from lightning_gp import checks
-from lightning_gp._lightning import Callback, LightningModule, Trainer, callbacks_of
-from lightning_gp.callbacks.agreement import Before, check_agreement
-from lightning_gp.callbacks.batches import copied
-from lightning_gp.callbacks.function_loss import FunctionLoss, LossFunction, find_loss
-from lightning_gp.callbacks.isolation import Isolation, isolated
-from lightning_gp.callbacks.losses import AnyLoss, Indexed, ModuleLoss, Piece, Skipped
+from lightning_gp._lightning import LightningModule, Trainer
+from lightning_gp.callbacks.dry_run import DryRun
+from lightning_gp.callbacks.function_loss import LossFunction, find_loss
+from lightning_gp.callbacks.isolation import isolated
+from lightning_gp.callbacks.losses import AnyLoss, ModuleLoss, Skipped
 from lightning_gp.callbacks.measurement import Measurement, Report
+from lightning_gp.callbacks.measures import Measures
 from lightning_gp.callbacks.patience import saying_so
 from lightning_gp.callbacks.probe_batch import ProbeBatch
 from lightning_gp.callbacks.reporting import draw, log_values
+from lightning_gp.callbacks.sharing import shared_batch
 from lightning_gp.callbacks.steps import Steps
 from lightning_gp.callbacks.strategies import check_strategy
-from lightning_gp.contracts import Key, MeasuresEnvironments, with_keys
+from lightning_gp.contracts import MeasuresEnvironments
 from lightning_gp.functional.processes import Ranks
 
-ENVIRONMENTS = 8
-"""Default number of environments in a probe batch, over all processes."""
 
-
-class Probe(Callback):
+class Probe(Measures):
     """Measures something of a module on a fixed probe batch, once per epoch or every n steps.
 
     A subclass defines ``measure``. **The loss** is found in this order: ``loss_fn``; the module's
@@ -83,11 +81,6 @@ class Probe(Callback):
             gradient than training; if ``probe_size`` would cut a batch of which it cannot be seen what an example is.
     """
 
-    keys: ClassVar[tuple[Key, ...]] = ()
-    """What it logs, without the prefix; ``{keys}`` in the docstring of a subclass becomes their table."""
-    keeps_graph: ClassVar[bool] = False
-    """Whether it differentiates again what other batches have been added to."""
-
     def __init__(
         self,
         loss_fn: LossFunction | None = None,
@@ -105,61 +98,16 @@ class Probe(Callback):
         self.every_n_epochs, self.every_n_steps = every_n_epochs, every_n_steps
         self.begin()
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        with_keys(cls)
-
-    # -- for subclasses -----------------------------------------------------------------------------------------
-
     def begin(self) -> None:
         """A fit begins: whatever an earlier one has left is forgotten. Called by ``__init__`` too."""
         self.values: dict[str, float] = {}
         self.loss: AnyLoss | None = None
         self.batch = ProbeBatch()
         self._measured_at: tuple[int, int] | None = None
-        self._checked = self._cost_logged = False
+        self._cost_logged = False
+        self.dry_run = DryRun(ALONE)
         self._steps: Steps | None = None
         self._steps_seen = 0
-        self._trained: Indexed | None = None
-        self._before: Before | None = None
-
-    def measure(self, measurement: Measurement) -> Report:
-        """What to log, without the prefix; runs inside ``isolated``."""
-        raise NotImplementedError(f"{type(self).__name__} must define measure(measurement).")
-
-    def check(self, loss: AnyLoss, piece: Piece) -> None:
-        """Does what ``measure`` will do, once, on a piece of this process: no collective calls. Raises what it would.
-
-        Runs inside ``isolated``; by default the gradient of every environment of ``piece`` is computed.
-
-        Args:
-            loss: the module's losses.
-            piece: one environment, or one batch.
-        """
-        loss.gradients(loss.parameters(), piece)
-
-    def needs_loss(self, pl_module: LightningModule) -> bool:
-        """Whether this callback runs the module on a probe batch at all."""
-        return True
-
-    def whole_batches(self, loss: AnyLoss) -> bool:
-        """Whether it measures one whole training batch in place of ``probe_size`` environments.
-
-        Args:
-            loss: the module's losses.
-        """
-        return False
-
-    def works_on_shards(self, pl_module: LightningModule) -> bool:
-        """Whether it works under FSDP2, where each process has a part of every parameter and gradients are ``Parts``.
-
-        There ``check`` is collective, and ``loss.gradients`` gives what ``callbacks.shards`` sums over processes.
-        """
-        return False
-
-    def report_without_probe(self, trainer: Trainer, pl_module: LightningModule) -> Report:
-        """What to log where ``needs_loss`` is False."""
-        raise NotImplementedError(f"{type(self).__name__} must define report_without_probe(trainer, pl_module).")
 
     # -- Lightning's hooks --------------------------------------------------------------------------------------
 
@@ -179,7 +127,7 @@ class Probe(Callback):
         self.begin()
         self.loss = find_loss(pl_module, self.loss_fn, type(self).__name__) if self.needs_loss(pl_module) else None
         if self.loss is not None:
-            self.batch = self._shared_batch(trainer, self.loss)
+            self.batch = shared_batch(self, trainer, self.loss)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Steps are counted from where a resumed run begins."""
@@ -204,9 +152,7 @@ class Probe(Callback):
         if self.loss is None:
             return
         self.batch.offer(batch, (trainer.current_epoch, batch_idx))
-        if not self._checked and isinstance(self.loss, FunctionLoss):
-            self._trained = Indexed(copied(batch), batch_idx)
-            self._before = Before.of(trainer, self.loss, ALONE)
+        self.dry_run.remember(trainer, self.loss, batch, batch_idx)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Lightning's word for a step; see ``on_step``."""
@@ -227,37 +173,8 @@ class Probe(Callback):
         """
         # Not at the start of the batch: a step may rely on hooks of its module that run later, and lazy parameters are
         # made by the first forward pass.
-        if self._checked or self.loss is None or not self.batch.batches:
-            return
-        self._checked = True
-        try:
-            self._dry_run(self.loss, pl_module)
-        except Skipped:
-            self._checked = False
-        else:
-            self._trained = self._before = None
-
-    def _dry_run(self, loss: AnyLoss, pl_module: LightningModule) -> None:
-        if self._trained is not None and self._before is not None:
-            with self._alone(pl_module):
-                check_agreement(self._before, self._trained, type(self).__name__)
-        with self._alone(pl_module, verify=True) as run:
-            if self._trained is not None:
-                piece: Piece = self._trained
-            else:
-                piece = next(loss.pieces(self.batch.batches[0])[0].chunks(1))
-            self.check(loss, piece)
-            several = self.batch.size is not None and loss.live
-            if self.keeps_graph and several and run.snapshot.touched(loss.parameters().values()):
-                raise ValueError(
-                    f"{type(self).__name__} needs all batches of its probe at the same weights, but "
-                    f"{type(pl_module).__name__} writes to its trainable weights while it computes its loss. Leave "
-                    "probe_size=None (one whole batch), or write to them in a hook, such as on_train_batch_start."
-                )
-
-    def _alone(self, pl_module: LightningModule, verify: bool = False) -> AbstractContextManager[Isolation]:
-        name = type(self).__name__ if verify else ""
-        return isolated(pl_module, apart=ALONE, verify=name, loss_fn=self.loss_fn)
+        if self.loss is not None:
+            self.dry_run.run(self, self.loss)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -302,7 +219,7 @@ class Probe(Callback):
                 return
             report = Report()
             spoken = saying_so(type(self).__name__, trainer.is_global_zero)
-            with spoken, self._alone(pl_module) as run, suppress(Skipped):
+            with spoken, isolated(pl_module, apart=ALONE, loss_fn=self.loss_fn) as run, suppress(Skipped):
                 report = self.measure(Measurement.of(self.loss, self.batch, ranks, run.again))
             self.batch.gather()
         if pl_module.device.type == "cuda":
@@ -319,23 +236,6 @@ class Probe(Callback):
     def just_measured(self, trainer: Trainer) -> bool:
         """Whether the values are those of this very point of training."""
         return self._measured_at == (trainer.current_epoch, self.steps(trainer))
-
-    def _shared_batch(self, trainer: Trainer, loss: AnyLoss) -> ProbeBatch:
-        """One copy of the batch for all probes that want the same."""
-        size = self.probe_size or (ENVIRONMENTS if loss.by_environment else None)
-        if self.whole_batches(loss):
-            size = None
-        if size is not None and loss.shares_examples:
-            size *= trainer.world_size  # every process keeps its share of each of these environments
-        fresh = ProbeBatch(size, loss.by_environment, trainer.global_rank, trainer.world_size)
-        for callback in callbacks_of(trainer):
-            if callback is self:
-                break
-            if not isinstance(callback, Probe) or callback.loss is None:
-                continue
-            if callback.every_n_steps == self.every_n_steps and callback.batch.like(fresh):
-                return callback.batch
-        return fresh
 
 
 ALONE = (Probe, ModuleLoss, ProbeBatch)

@@ -154,7 +154,7 @@ class _Events:
                 continue
             probe.loss, probe.batch = FunctionLoss(module, _loss, "compute_loss"), ProbeBatch(probe.probe_size)
             probe.batch.offer(batch, (0, 0))
-            probe._trained = Indexed(copied(probe.batch.batches[0]), 0)  # what the dry run takes
+            probe.dry_run.trained = Indexed(copied(probe.batch.batches[0]), 0)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Gradients are there; before the first step everything is tried."""
