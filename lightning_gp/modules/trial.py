@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -13,9 +12,8 @@ from torch.nn import functional as F
 from lightning_gp.contracts import Classifies
 from lightning_gp.environments import Environments
 from lightning_gp.modules.collation import check_collation, loaders_of
+from lightning_gp.modules.misfits import naming_misfits
 from lightning_gp.types import Criterion, Parameters
-
-FIRST_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class Trainable(Protocol):
@@ -134,11 +132,7 @@ def _check_loss(
     module: Trainable, parameters: Parameters, x: Tensor, y: Tensor, own_loss: bool, ways: int | None
 ) -> bool:
     before = _random_state(x.device)
-    with (
-        torch.no_grad(),
-        _naming_shapes(module, x),
-        _naming_precisions(x, parameters),
-    ):  # a graph would be kept beside that of the loss
+    with torch.no_grad(), naming_misfits(module.network, parameters, x):  # a graph would be kept beside the loss's
         outputs = module.predict(parameters, x)
     if not own_loss:
         check_classes(outputs, y, module.criterion, ways)
@@ -166,42 +160,6 @@ def _check_loss(
             "one output per class."
         )
     return drew
-
-
-@contextmanager
-def _naming_precisions(x: Tensor, parameters: Parameters) -> Iterator[None]:
-    """Says so where a network fails on inputs of another precision than its own, as numpy's float64 is."""
-    try:
-        yield
-    except RuntimeError as error:
-        kinds = {value.dtype for value in parameters.values() if value.is_floating_point()}
-        if not x.is_floating_point() or x.dtype in kinds or torch.is_autocast_enabled(x.device.type):
-            raise
-        raise ValueError(
-            f"The inputs are of {x.dtype}, the network's parameters of {', '.join(map(str, sorted(kinds, key=str)))}. "
-            "Make them the same: x.float() for the data (numpy's default is float64), network.double(), or "
-            "Trainer(precision='64-true')."
-        ) from error
-
-
-@contextmanager
-def _naming_shapes(module: Trainable, x: Tensor) -> Iterator[None]:
-    """Says what network and data want of each other where the first layer cannot take the inputs."""
-    try:
-        yield
-    except RuntimeError as error:
-        layers = (each for each in module.network.modules() if isinstance(each, FIRST_LAYERS))
-        first = next(layers, None)
-        channels = getattr(first, "in_channels", None) or getattr(first, "in_features", None)
-        if first is None or ("shape" not in str(error) and "channels" not in str(error) and "size" not in str(error)):
-            raise
-        raise ValueError(
-            f"{type(module.network).__name__} cannot take the data: an example has shape {tuple(x.shape[1:])}"
-            f"{' (channels, height, width)' if x.ndim == 4 else ''}, and the network's first layer takes {channels} "
-            f"{'channels' if hasattr(first, 'in_channels') else 'features'} ({first}). Build the network for the data "
-            "(for example Conv4(in_channels=3, image_size=84)), or change the data (colour, image_size). torch says: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
 
 
 def _shaken(parameters: Parameters) -> Parameters:
