@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, SupportsFloat
 
 
@@ -154,6 +154,16 @@ def function(**values: Any) -> None:
                 "torch.nn.functional.mse_loss for criterion, or for optimizer torch.optim.Adam or "
                 "lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
             )
+
+
+def first_of(names: Sequence[str], count: int = 5) -> str:
+    """The first of some names, for an error, and how many more there are.
+
+    Example:
+        >>> first_of(["a", "b", "c"], count=2)
+        'a, b and 1 more'
+    """
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def _integer(value: Any) -> int | None:

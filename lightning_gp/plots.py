@@ -100,30 +100,20 @@ def spectral_density(grid: Tensor, density: Tensor, title: str = "Spectral densi
     return figure
 
 
-def critical_rates(
-    inner_rates: Tensor, curves: Mapping[str, Tensor], safe: Tensor, inner_critical: float | None, title: str = ""
-) -> Figure:
-    """The critical outer rate over the inner rate for each eigenvalue [T21, Fig. 1; T19, Fig. 2].
+def draw_critical_rates(
+    axes: Axes, inner_rates: Tensor, curves: Mapping[str, Tensor], safe: Tensor, inner_critical: float | None
+) -> None:
+    """Draws the critical outer rate over the inner rate for each eigenvalue [T21, Fig. 1; T19, Fig. 2] into a panel.
+
+    Coloured is where both rates converge, dashed β_c of the first α; the outer rate is on a logarithmic axis.
 
     Args:
+        axes: the panel.
         inner_rates: α, (n,).
         curves: β_c(α) of each eigenvalue by label, (n,); 0 where no rate converges.
         safe: the bound for any eigenvalues below the smallest known one, (n,).
         inner_critical: α_c, marked by a line; None where there is none.
-        title: above the picture.
-
-    Returns:
-        The figure; the outer rate is on a logarithmic axis.
     """
-    figure, axes = _titled(title)
-    draw_critical_rates(axes, inner_rates, curves, safe, inner_critical)
-    return figure
-
-
-def draw_critical_rates(
-    axes: Axes, inner_rates: Tensor, curves: Mapping[str, Tensor], safe: Tensor, inner_critical: float | None
-) -> None:
-    """Draws ``critical_rates`` into a panel: coloured is where both rates converge, dashed β_c of the first α."""
     alphas = _array(inner_rates)
     known = np.stack([_array(curve) for curve in curves.values()])
     for label, curve in curves.items():

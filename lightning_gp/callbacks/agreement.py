@@ -14,6 +14,7 @@ from lightning_gp.callbacks.isolation import random_state, set_random_state
 from lightning_gp.callbacks.losses import Indexed
 from lightning_gp.callbacks.reach import Snapshot
 from lightning_gp.callbacks.shards import spread
+from lightning_gp.checks import first_of
 from lightning_gp.functional.gradients import dense
 from lightning_gp.types import Parameters
 
@@ -109,7 +110,7 @@ def check_agreement(before: Before, trained: Indexed, owner: str) -> None:
     again = before.gradient(trained) if wrong else None
     if found is not None and again is not None and not _different(found, again):
         module = type(before.loss.module).__name__
-        shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        shown = first_of(wrong)
         raise ValueError(
             f"{owner} runs {module}.training_step on the batch that was just trained, and gets another gradient than "
             f"training has in .grad, of {shown}. What it would log is not about this training. Compute the loss from "

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_gp.callbacks.losses import Piece, Skipped
 from lightning_gp.callbacks.measurement import Measurement
 from lightning_gp.callbacks.shards import DTENSOR, gradients_of_shards, local, reshard
+from lightning_gp.checks import first_of
 from lightning_gp.functional.differences import Measured, eigenvalues_by_differences
 from lightning_gp.functional.long_vectors import HERE, Space
 from lightning_gp.functional.processes import processes, sum_over_processes
@@ -108,7 +109,7 @@ def check_evenly(parameters: Parameters) -> None:
         != processes()
     ]
     if whole:
-        shown = ", ".join(whole[:5]) + (f" and {len(whole) - 5} more" if len(whole) > 5 else "")
+        shown = first_of(whole)
         raise ValueError(
             f"products='differences' needs every trainable parameter sharded over all processes; {shown} are not. Call "
             "fully_shard on the module that holds them, over the whole data-parallel mesh."

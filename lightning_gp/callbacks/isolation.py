@@ -13,6 +13,7 @@ import torch
 from lightning_gp._lightning import LightningModule
 from lightning_gp.callbacks.reach import Snapshot
 from lightning_gp.callbacks.shards import reshard
+from lightning_gp.checks import first_of
 from lightning_gp.functional.kernels import eager_code
 
 
@@ -88,7 +89,7 @@ def isolated(
         snapshot.put_back()
     left = snapshot.changes() if verify else []
     if left:
-        shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        shown = first_of(left)
         raise ValueError(
             f"{verify} runs the code of {type(module).__name__} once more, and that changes {shown}, which cannot be "
             "put back: the run would not be what it is without this callback. Advance files, generators and data "

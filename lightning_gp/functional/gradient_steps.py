@@ -51,6 +51,12 @@ def rate_of(lr: Rates, name: str) -> float | Tensor:
     return lr[name] if isinstance(lr, Mapping) else lr
 
 
+def constant_rate(lr: Rates, name: str) -> float | Tensor:
+    """The rate of one parameter, by which nothing is differentiated."""
+    rate = rate_of(lr, name)
+    return rate.detach() if isinstance(rate, Tensor) else rate
+
+
 def norm_per_environment(stacked: Parameters) -> Tensor:
     """Euclidean norm over all parameters of each environment: tensors (E, *shape) -> (E,).
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_gp import checks
 from lightning_gp.functional.adaptation import Trajectory, over_environments
-from lightning_gp.functional.gradient_steps import rate_of, stepped
+from lightning_gp.functional.gradient_steps import constant_rate, stepped
 from lightning_gp.types import Examples, Parameters, Rates
 
 Predict = Callable[[Parameters, Tensor], Tensor]
@@ -135,12 +135,8 @@ def linearised_adapt(
     path, gradients = [start], []
     for step in range(steps):
         gradients.append(gradient_at(displacement if step else None))
-        displacement = {n: stepped(d, gradients[-1][n], _detached(rate_of(lr, n))) for n, d in displacement.items()}
+        displacement = {n: stepped(d, gradients[-1][n], constant_rate(lr, n)) for n, d in displacement.items()}
         path.append({name: start[name] + value for name, value in displacement.items()})
     if final_gradient:
         gradients.append(gradient_at(displacement))
     return Trajectory(tuple(path), tuple(gradients), shared)
-
-
-def _detached(rate: float | Tensor) -> float | Tensor:
-    return rate.detach() if isinstance(rate, Tensor) else rate

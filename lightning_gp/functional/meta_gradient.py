@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lightning_gp.functional.adaptation import over_environments
-from lightning_gp.functional.gradient_steps import rate_of, stepped
+from lightning_gp.functional.gradient_steps import constant_rate, stepped
 from lightning_gp.types import Examples, Loss, MetaGradient, Parameters, Rates
 
 Total = Callable[[Parameters, Parameters], tuple[Tensor, Tensor]]
@@ -70,7 +70,7 @@ def meta_gradient(
     count = support[0].shape[0]
     shared = {name: value.detach() for name, value in parameters.items() if name not in names}
     theta = {name: value.detach().expand(count, *value.shape) for name, value in parameters.items() if name in names}
-    rates = {name: _detached(rate_of(lr, name)) for name in theta}
+    rates = {name: constant_rate(lr, name) for name in theta}
     rate = next(iter(rates.values()))
     uniform = not any(isinstance(value, Tensor) or value != rate for value in rates.values())
     gradient_of, gradient_and_pullback_of = (_traced, _traced_pair) if traceable else (_recorded, _recorded_pair)
@@ -118,10 +118,6 @@ def meta_gradient(
 
     total = {**shared_gradient, **({name: value.sum(0) for name, value in v.items()} if first_order else v)}
     return MetaGradient(losses, {name: total[name] for name in parameters}, rate_gradient)
-
-
-def _detached(rate: float | Tensor) -> float | Tensor:
-    return rate.detach() if isinstance(rate, Tensor) else rate
 
 
 # Two ways to differentiate: recorded by autograd, which frees what the next line does not need, or by torch.func,

@@ -22,6 +22,11 @@ class _Sums(Metric):
         for name in self.names:
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
+    def compute(self) -> Tensor:
+        """The mean, () or (*shape)."""
+        mean: Tensor = self.total / self.count
+        return mean
+
 
 class EpisodeMean(_Sums):
     """Mean of a number over episodes."""
@@ -30,11 +35,6 @@ class EpisodeMean(_Sums):
         """Adds the values of some episodes, (E,)."""
         self.count += values.numel()
         self.total += values.detach().to(self.total.dtype).sum()
-
-    def compute(self) -> Tensor:
-        """The mean, ()."""
-        mean: Tensor = self.total / self.count
-        return mean
 
 
 class EpisodeInterval(EpisodeMean):
@@ -63,8 +63,3 @@ class ExampleMean(_Sums):
         """Adds the mean over some ``examples``, (1, *shape)."""
         self.total = self.total + mean.detach().squeeze(0).to(self.total.dtype) * examples
         self.count += examples
-
-    def compute(self) -> Tensor:
-        """The mean over all of them."""
-        mean: Tensor = self.total / self.count
-        return mean
