@@ -213,7 +213,7 @@ ROWS = {
     "two optimizers": Row(mlp, module=TwoByHand),
     "attention kernel, inductor": Row(Attention, by_inductor),
 }
-SLOW = {"attention kernel, inductor", "Llama, module.compile()"}
+SLOW = {"attention kernel, inductor", "Llama, module.compile()", "ViT", "BERT"}  # BERT: in tests/integrations, too
 
 
 def data(dtype: torch.dtype = torch.float64) -> DataLoader:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import tempfile
 import types
 import typing
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,7 +106,11 @@ NEEDED: dict[str, Callable[[], object]] = {
     "y": lambda: torch.arange(40) % 10,
 }
 """By name of the argument."""
+SHORT = "--trainer.limit_{}_batches=1"
 ESPECIALLY = {
+    ("compare", "output"): lambda: Path(tempfile.mkdtemp()) / "runs",
+    ("compare", "seeds"): lambda: [0],
+    ("compare", "words"): lambda: ["--trainer.max_epochs=1", *map(SHORT.format, ("train", "val", "test"))],
     ("hessian_eigenvalues", "loss"): lambda: lambda p: p["w"].square().sum(),
     ("TrainabilityMap", "data"): SinusoidDataModule,
     ("ModuleMap", "data"): SinusoidDataModule,
@@ -179,12 +185,12 @@ COUNTS = all_counts()
 
 
 def call(count: Count, value: object) -> object:
-    """The call with what else it needs."""
+    """The call with what else it needs, and with what makes it short."""
     arguments: dict[str, object] = {}
     for name, parameter in inspect.signature(count.target).parameters.items():
         required = parameter.default is parameter.empty and parameter.kind.name not in ("VAR_KEYWORD", "VAR_POSITIONAL")
-        if required and name != count.name:
-            make = ESPECIALLY.get((count.owner, name)) or NEEDED.get(name)
+        make = ESPECIALLY.get((count.owner, name)) or (NEEDED.get(name) if required else None)
+        if (required or make) and name != count.name:
             assert make is not None, f"{count.owner} needs {name}: say in NEEDED what that may be"
             arguments[name] = make()
     return count.target(**{**arguments, count.name: value})
