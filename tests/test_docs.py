@@ -115,7 +115,7 @@ def test_commands_exist(page):
 
 
 def test_every_command_is_listed():
-    text = (DOCS / "installation.md").read_text()
+    text = (DOCS / "command_line.md").read_text()
     assert not [command for command in COMMANDS if not re.search(rf"^\| .*`{command}\b", text, re.MULTILINE)]
 
 
