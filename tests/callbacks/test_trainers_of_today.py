@@ -213,7 +213,8 @@ ROWS = {
     "two optimizers": Row(mlp, module=TwoByHand),
     "attention kernel, inductor": Row(Attention, by_inductor),
 }
-SLOW = {"attention kernel, inductor", "Llama, module.compile()", "ViT", "BERT"}  # BERT: in tests/integrations, too
+SLOW = {"attention kernel, inductor", "Llama, module.compile()", "ViT", "BERT", "Llama"}
+"""Compiled for long, or large; BERT and Llama train in tests/integrations, too."""
 
 
 def data(dtype: torch.dtype = torch.float64) -> DataLoader:
