@@ -106,9 +106,10 @@ NEEDED: dict[str, Callable[[], object]] = {
     "y": lambda: torch.arange(40) % 10,
 }
 """By name of the argument."""
+FOLDER = tempfile.TemporaryDirectory()  # goes with the process
 SHORT = "--trainer.limit_{}_batches=1"
 ESPECIALLY = {
-    ("compare", "output"): lambda: Path(tempfile.mkdtemp()) / "runs",
+    ("compare", "output"): lambda: Path(FOLDER.name) / "runs",
     ("compare", "seeds"): lambda: [0],
     ("compare", "words"): lambda: ["--trainer.max_epochs=1", *map(SHORT.format, ("train", "val", "test"))],
     ("hessian_eigenvalues", "loss"): lambda: lambda p: p["w"].square().sum(),
